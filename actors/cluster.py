@@ -1,0 +1,60 @@
+"""The Ray cluster of a run: connect to the one there is, or start one here and stop just that. Knows no roles."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from actors.placement import local_cluster_resources
+from vcrd_ray.config import Config
+
+_ROOT = Path(__file__).resolve().parent.parent
+_GIB = 1024**3
+
+
+@contextmanager
+def ray_cluster(config: Config) -> Iterator[None]:
+    """Connect for the time of the block. A Ray that is already initialised in this process is used and left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    runtime_env = {"env_vars": worker_environment()}
+    if address:
+        ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+    else:
+        runtime_env["env_vars"]["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        ray.init(
+            address="local",
+            include_dashboard=config.cluster.dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=int(config.cluster.object_store_gib * _GIB),
+            runtime_env=runtime_env,
+            logging_level=logging.WARNING,
+            **local_cluster_resources(config),
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables that every process of a run needs before it imports anything."""
+    # DeepSpeed compiles its shared-memory op with the ninja of this environment and finds it again beside it.
+    binaries = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    return {
+        "PATH": path if binaries in path.split(os.pathsep) else f"{binaries}{os.pathsep}{path}",
+        "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_V2_ENABLED": "1",
+    }

@@ -1,0 +1,143 @@
+"""Responses at scale: offline rollouts through Ray Data, and evaluation through an engine pool. Knows no training."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import torch
+
+from actors.placement import role_resources
+from actors.pools import engine_pool
+from vcrd_ray.config import Config, SamplingSection
+from vcrd_ray.data.rollouts import write_block
+from vcrd_ray.engines.hf import HFEngine
+from vcrd_ray.models import device_for, load_tokenizer, resolve_model
+from vcrd_ray.runs import write_text
+from vcrd_ray.tasks.answers import is_correct
+from vcrd_ray.types import Prompt, Rollout
+
+
+class _GenerateStage:
+    """A Ray Data stage that adds one model's responses to a block of prompts.
+
+    A block is one row: an index, and the pickled prompts with the responses made so far.
+    """
+
+    def __init__(
+        self, path: str, *, dtype: str, gpus: float, threads: int, sampling: SamplingSection, batch_size: int, seed: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._engine = HFEngine(path, dtype=dtype, device=device_for(gpus))
+        self._tokenizer = load_tokenizer(resolve_model(path))
+        self._sampling = sampling
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        prompts, *made = pickle.loads(row["content"])
+        responses: list[tuple[Rollout, str]] = []
+        for start in range(0, len(prompts), self._batch_size):
+            rollouts = self._engine.generate(
+                prompts[start : start + self._batch_size], self._sampling, seed=self._seed
+            )
+            responses += [(r, self._tokenizer.decode(r.ids, skip_special_tokens=True)) for r in rollouts]
+        return {"block": row["block"], "content": pickle.dumps([prompts, *made, responses])}
+
+
+def generate_rollouts(
+    config: Config,
+    directory: Path,
+    blocks: Sequence[tuple[int, list[Prompt]]],
+    *,
+    on_block: Callable[[int, int], None],
+) -> None:
+    """Respond to each block of prompts with teacher and student, and write it. Blocks may finish in any order.
+
+    Args:
+        on_block: called with (number of prompts, number of response tokens) of each block when it is on disk.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        prompts, teacher, student = pickle.loads(row["content"])
+        write_block(directory, int(row["block"]), prompts, teacher, student)
+        return {"prompts": len(prompts), "tokens": sum(len(r.ids) for r, _ in [*teacher, *student])}
+
+    rows = [{"block": block, "content": pickle.dumps([prompts])} for block, prompts in blocks]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    resources = role_resources(config, "teacher")
+    section, rollouts = config.teacher, config.rollouts
+    # The second model samples from a stream of its own: with one seed, equal models would give equal responses.
+    for path, seed in ((config.teacher.path, 2 * config.run.seed), (config.student.path, 2 * config.run.seed + 1)):
+        dataset = dataset.map(
+            _GenerateStage,
+            fn_constructor_args=(path,),
+            fn_constructor_kwargs={
+                "dtype": section.dtype,
+                "gpus": section.gpus_per_replica,
+                "threads": section.threads,
+                "sampling": rollouts.sampling,
+                "batch_size": rollouts.batch_size,
+                "seed": seed,
+            },
+            compute=ray.data.ActorPoolStrategy(size=section.replicas),
+            num_cpus=resources["CPU"],
+            num_gpus=resources.get("GPU", 0),
+            resources={name: 1.0 for name in resources if name not in ("CPU", "GPU")},
+        )
+    for done in dataset.map(write).iter_rows():
+        on_block(int(done["prompts"]), int(done["tokens"]))
+
+
+def answer_prompts(
+    config: Config, model: str, directory: Path, prompts: Sequence[Prompt], *, on_batch: Callable[[int], None]
+) -> tuple[int, int]:
+    """Greedy (or sampled) answers to all prompts, graded; finished batches on disk are not repeated.
+
+    Returns:
+        (number of correct answers, number of answers cut off by the length limit)
+    """
+    section = config.evaluate
+    directory.mkdir(parents=True, exist_ok=True)
+    batches = [list(prompts[i : i + section.batch_size]) for i in range(0, len(prompts), section.batch_size)]
+    files = [directory / f"batch-{i:05d}.jsonl" for i in range(len(batches))]
+    missing = [i for i, file in enumerate(files) if not file.exists()]
+    if missing:
+        tokenizer = load_tokenizer(resolve_model(model))
+        pool = engine_pool(config, path=model, role="evaluation", replicas=min(section.replicas, len(missing)))
+        try:
+            pool.wait_ready(config.cluster.start_timeout_s)
+            waiting = {pool.pick().generate.remote(batches[i], section.sampling): i for i in missing}
+            while waiting:
+                (ready,), _ = ray.wait(list(waiting), num_returns=1)
+                index = waiting.pop(ready)
+                samples = [
+                    _sample(prompt, rollout, tokenizer.decode(rollout.ids, skip_special_tokens=True))
+                    for prompt, rollout in zip(batches[index], ray.get(ready), strict=True)
+                ]
+                write_text(files[index], "".join(json.dumps(sample) + "\n" for sample in samples))
+                on_batch(len(samples))
+        finally:
+            pool.stop()
+    graded = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return sum(s["correct"] for s in graded), sum(s["finish_reason"] == "length" for s in graded)
+
+
+def _sample(prompt: Prompt, rollout: Rollout, text: str) -> dict[str, Any]:
+    return {
+        "id": prompt.id,
+        "question": prompt.question,
+        "gold": prompt.answer,
+        "response": text,
+        "finish_reason": rollout.finish_reason,
+        "num_tokens": len(rollout.ids),
+        "correct": is_correct(text, prompt.answer),
+    }

@@ -1,0 +1,72 @@
+"""Where each role runs: the one place that turns config into Ray resources. Knows no models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from vcrd_ray.config import Config, RatioWeighting
+
+Role = Literal["student", "teacher", "judge"]
+
+
+def role_resources(config: Config, role: Role) -> dict[str, float]:
+    """What one actor of a role asks the scheduler for, as Ray resource names."""
+    section = {"student": config.student, "teacher": config.teacher, "judge": config.judge}[role]
+    gpus = config.student.gpus_per_rank if role == "student" else section.gpus_per_replica  # type: ignore[union-attr]
+    resources: dict[str, float] = {"CPU": float(section.threads)}
+    if gpus:
+        resources["GPU"] = gpus
+    if config.cluster.pools == "separate":
+        resources[role] = 1.0
+    return resources
+
+
+def actor_options(resources: dict[str, float]) -> dict[str, Any]:
+    """`ray.remote` options for stateless actors: restarted and retried for ever, requests answered as they become ready.
+
+    Out of order, because a request whose arguments are still being computed must not hold up one that is urgent.
+    """
+    return {
+        "num_cpus": resources["CPU"],
+        "num_gpus": resources.get("GPU", 0),
+        "resources": {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")},
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "allow_out_of_order_execution": True,
+    }
+
+
+def needs_judge(config: Config) -> bool:
+    """Whether the configured weighting asks a judge at all."""
+    return isinstance(config.distill.objective.weighting, RatioWeighting)
+
+
+def placement_table(config: Config) -> list[tuple[str, int, dict[str, float]]]:
+    """(role, number of actors, resources of each) of a distillation run."""
+    table: list[tuple[str, int, dict[str, float]]] = [
+        ("student", config.student.ranks, role_resources(config, "student")),
+        ("teacher", config.teacher.replicas, role_resources(config, "teacher")),
+    ]
+    if needs_judge(config):
+        table.append(("judge", config.judge.replicas, role_resources(config, "judge")))
+    return table
+
+
+def local_cluster_resources(config: Config) -> dict[str, Any]:
+    """`ray.init` arguments for a cluster on this machine that always has room for what the config asks.
+
+    CPUs are only counted, not bound: more may be offered than there are, and actors then share them.
+    """
+    roles: list[tuple[Role, int]] = [
+        ("student", config.student.ranks),
+        ("teacher", config.teacher.replicas),
+        ("judge", config.judge.replicas),
+    ]
+    engines = config.evaluate.replicas * config.teacher.threads
+    cpus = sum(count * role_resources(config, role)["CPU"] for role, count in roles)
+    return {
+        # Ray Train's controller and Ray Data's tasks need room beside the roles.
+        "num_cpus": math.ceil(cpus + engines) + 4,
+        "resources": {role: float(count) for role, count in roles},
+    }

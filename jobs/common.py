@@ -1,0 +1,153 @@
+"""What all jobs share: checks before anything is loaded, the dry run, and progress a person can follow. No torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vcrd_ray.config import Config, JsonlPrompts, Prompts
+from vcrd_ray.errors import DataError
+from vcrd_ray.runs import read_jsonl
+
+_PLAIN_INTERVAL_S = 5.0
+_POLL_S = 0.5
+CONSOLE = Console(stderr=True)
+
+
+def check_prompts(section: Prompts) -> None:
+    """Refuse a data set that is not there.
+
+    Raises:
+        DataError: no such file.
+    """
+    if isinstance(section, JsonlPrompts) and not section.path.is_file():
+        raise DataError(f"{section.path}: no such file; give a JSON Lines file as prompts.path")
+
+
+def check_models(config: Config, *, teacher: bool, judge: bool) -> None:
+    """Resolve the models that a job will load and compare their tokenizers; no weights are read.
+
+    Raises:
+        ModelError: a model is missing, or its tokenizer does not fit the student's.
+    """
+    from actors.placement import needs_judge
+    from vcrd_ray.judges.compatibility import check_same_vocabulary
+    from vcrd_ray.judges.loading import check_judge_tokenizer
+    from vcrd_ray.models import load_tokenizer, resolve_model
+
+    student = load_tokenizer(resolve_model(config.student.path))
+    if teacher:
+        check_same_vocabulary(student, load_tokenizer(resolve_model(config.teacher.path)))
+    if judge and needs_judge(config):
+        check_judge_tokenizer(config.judge, policy=config.student.path)
+
+
+def print_dry_run(config: Config, sections: tuple[str, ...], *, actors: bool) -> None:
+    """The resolved config as YAML, and what would be asked of the cluster, to standard output."""
+    resolved = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
+    print(yaml.safe_dump(resolved, sort_keys=False).rstrip())
+    if actors:
+        from actors.placement import placement_table
+
+        print("\nplacement:")
+        for role, count, resources in placement_table(config):
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+            print(f"  {count} x {role}: {asked} each")
+
+
+class StageProgress:
+    """A progress bar in a terminal, a line every few seconds in a log."""
+
+    def __init__(self, stage: str, total: int, unit: str) -> None:
+        self._stage, self._total, self._unit = stage, total, unit
+        self._done = 0
+        self._said = 0.0
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if CONSOLE.is_terminal:
+            self._bar = Progress(
+                TextColumn(f"{self._stage:<18}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=CONSOLE,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._stage, total=self._total, note="")
+        else:
+            print(f"{self._stage}: starting", file=sys.stderr, flush=True)
+        return self
+
+    def set(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Show that `done` units of work are finished."""
+        self._done, self._total = done, total or self._total
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=self._total, note=note)
+        elif time.monotonic() - self._said > _PLAIN_INTERVAL_S or done == self._total:
+            self._said = time.monotonic()
+            print(f"{self._stage}: {done}/{self._total} {self._unit} {note}", file=sys.stderr, flush=True)
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Show that `count` more units are finished."""
+        self.set(self._done + count, note)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextmanager
+def follow_training(stage: str, run_dir: Path) -> Iterator[None]:
+    """Show a student group's progress from the metrics that it writes, until the block ends."""
+    stop = threading.Event()
+    with StageProgress(stage, 0, "updates") as progress:
+        show = _metrics_reader(run_dir, progress)
+
+        def poll() -> None:
+            while not stop.wait(_POLL_S):
+                show()
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            show()
+
+
+def _metrics_reader(run_dir: Path, progress: StageProgress) -> Callable[[], None]:
+    seen = -1
+
+    def show() -> None:
+        nonlocal seen
+        try:
+            total = json.loads((run_dir / "progress.json").read_text(encoding="utf-8"))["num_updates"]
+            last = read_jsonl(run_dir / "metrics.jsonl")[-1]
+        except (OSError, ValueError, IndexError):
+            return  # not written yet, or just being written
+        if last["update"] == seen:
+            return
+        seen = last["update"]
+        note = f"loss {last['loss']:.4f}  {last['time/update_s']:.2f} s/update"
+        waited = last.get("wait/judge_s", 0.0) + last.get("wait/teacher_s", 0.0)
+        if waited:
+            note += f"  waiting {100 * waited / last['time/update_s']:.0f}%"
+        progress.set(seen + 1, note, total=total)
+
+    return show

@@ -1,0 +1,91 @@
+"""Validity-calibrated distillation: teacher, student and judge as Ray actors on rollouts made before.
+
+    python -m jobs.distill --config FILE [--section.key value ...] [--dry-run]
+
+Leaves RUN/distill/model (plain Hugging Face), RUN/distill/adapter (PEFT, with LoRA), metrics, decisions, checkpoints,
+and RUN/report.html. Run again after a kill, it goes on from the last complete checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.cli import load_config, run_main
+from jobs.common import check_models, follow_training, print_dry_run
+from vcrd_ray.config import Config
+from vcrd_ray.runs import RunDirectory
+
+SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "distill")
+
+
+def rollouts_directory(config: Config) -> Path:
+    """Where the rollouts of this run are."""
+    return (config.distill.rollouts or config.run.dir / "rollouts").resolve()
+
+
+def check(config: Config) -> None:
+    """Everything that can be refused before a model is loaded."""
+    check_models(config, teacher=True, judge=True)
+
+
+def check_rollouts(config: Config) -> None:
+    """Refuse rollouts that are missing, or that another teacher or tokenizer made."""
+    from vcrd_ray.data.rollouts import check_manifest
+    from vcrd_ray.models import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+
+    check_manifest(
+        rollouts_directory(config),
+        teacher=model_fingerprint(resolve_model(config.teacher.path)),
+        tokenizer=tokenizer_fingerprint(load_tokenizer(resolve_model(config.student.path))),
+    )
+
+
+def run(config: Config, *, name: str = "distill") -> Path:
+    """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
+    from actors.cluster import ray_cluster
+    from actors.pools import engine_pool, judge_pool
+    from actors.student_group import RankJob, is_finished, train
+
+    with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
+        if is_finished(directory.path):
+            return directory.path
+        check(config)
+        check_rollouts(config)
+        with ray_cluster(config), follow_training(name, directory.path):
+            teacher = engine_pool(config, path=config.teacher.path, role="teacher", replicas=config.teacher.replicas)
+            judge = judge_pool(config)
+            pools = [pool for pool in (teacher, judge) if pool is not None]
+            try:
+                for pool in pools:
+                    pool.wait_ready(config.cluster.start_timeout_s)
+                train(
+                    RankJob(
+                        config=config,
+                        run_dir=directory.path,
+                        rollouts=rollouts_directory(config),
+                        teacher=teacher,
+                        judge=judge,
+                    )
+                )
+            finally:
+                for pool in pools:
+                    pool.stop()
+        return directory.path
+
+
+def main(argv: list[str]) -> int:
+    config, flags = load_config("distill", "Validity-calibrated distillation on rollout pairs.", argv)
+    if flags.dry_run:
+        check(config)
+        print_dry_run(config, SECTIONS, actors=True)
+        return 0
+    directory = run(config)
+    from vcrd_ray.analysis.report import write_report
+
+    print(directory)
+    print(write_report(config.run.dir))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

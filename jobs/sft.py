@@ -1,0 +1,50 @@
+"""Supervised fine-tuning of the student on gold solutions.
+
+    python -m jobs.sft --config FILE [--section.key value ...] [--dry-run]
+
+Leaves RUN/sft/model, the checkpoint that rollouts and distillation start from (--student.path RUN/sft/model).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.cli import load_config, run_main
+from jobs.common import check_models, check_prompts, follow_training, print_dry_run
+from vcrd_ray.config import Config
+from vcrd_ray.runs import RunDirectory
+
+SECTIONS = ("run", "cluster", "world", "student", "sft")
+
+
+def check(config: Config) -> None:
+    """Everything that can be refused before a model is loaded."""
+    check_prompts(config.sft.prompts)
+    check_models(config, teacher=False, judge=False)
+
+
+def run(config: Config) -> Path:
+    """Fine-tune (or finish an interrupted run); the exported model's directory."""
+    from actors.cluster import ray_cluster
+    from actors.student_group import RankJob, is_finished, train
+
+    with RunDirectory(config.run.dir, "sft", config, sections=SECTIONS) as directory:
+        if not is_finished(directory.path):
+            check(config)
+            with ray_cluster(config), follow_training("sft", directory.path):
+                train(RankJob(config=config, run_dir=directory.path, rollouts=None, teacher=None, judge=None))
+        return directory.path / "model"
+
+
+def main(argv: list[str]) -> int:
+    config, flags = load_config("sft", "Supervised fine-tuning of the student on gold solutions.", argv)
+    if flags.dry_run:
+        check(config)
+        print_dry_run(config, SECTIONS, actors=False)
+        return 0
+    print(run(config))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

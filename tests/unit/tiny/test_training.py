@@ -1,0 +1,152 @@
+"""Claims about the loops that make the tiny models, on models of one layer."""
+
+import itertools
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from vcrd_ray.tiny.reward import (
+    NO_LABEL,
+    RewardModel,
+    Verdicts,
+    corrupted_response,
+    labelled,
+    reward_loss,
+    solution_tokens,
+)
+from vcrd_ray.tiny.tokenizer import build_tokenizer
+from vcrd_ray.tiny.training import (
+    Example,
+    ModelShape,
+    TrainingPlan,
+    chat_examples,
+    generate,
+    is_right,
+    language_model_loss,
+    raw_examples,
+    train_language_model,
+)
+from vcrd_ray.tiny.world import WorldConfig, make_problem, make_problems, parse_question
+
+SHAPE = ModelShape(num_layers=1, num_heads=1, num_kv_heads=1, intermediate=32)
+CONFIG = WorldConfig()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+def trained(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    model = SHAPE.build(tokenizer, seed=1)
+    plan = TrainingPlan(num_updates=3, batch_size=4, learning_rate=1e-3, warmup=1)
+    stream = chat_examples(CONFIG, tokenizer, seed=0)
+    train_language_model(model, stream, plan, pad_id=tokenizer.pad_token_id)
+    return model.model.embed_tokens.weight
+
+
+def test_training_is_a_function_of_its_seeds(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert torch.equal(trained(tokenizer), trained(tokenizer))
+
+
+def test_training_lowers_the_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = SHAPE.build(tokenizer, seed=1)
+    held_out = list(itertools.islice(chat_examples(CONFIG, tokenizer, seed=7), 16))
+    before = language_model_loss(model, held_out, pad_id=tokenizer.pad_token_id)
+    plan = TrainingPlan(num_updates=20, batch_size=8, learning_rate=1e-2, warmup=1)
+    stream = chat_examples(CONFIG, tokenizer, seed=0)
+    train_language_model(model, stream, plan, pad_id=tokenizer.pad_token_id)
+    assert language_model_loss(model, held_out, pad_id=tokenizer.pad_token_id) < before - 1
+
+
+def test_padding_changes_no_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = SHAPE.build(tokenizer, seed=1)
+    short, long = [Example(ids=list(range(5, 5 + n)), num_context=4) for n in (9, 14)]
+    alone = [language_model_loss(model, [e], pad_id=0).item() for e in (short, long)]
+    together = language_model_loss(model, [short, long], pad_id=0).item()
+    assert together == pytest.approx((5 * alone[0] + 10 * alone[1]) / 15, abs=1e-5)
+
+
+def test_raw_text_has_no_chat_format(tokenizer: PreTrainedTokenizerFast) -> None:
+    for example in itertools.islice(raw_examples(CONFIG, tokenizer, seed=0), 50):
+        assert not set(example.ids) & set(tokenizer.all_special_ids)
+
+
+def test_a_response_ends_at_its_first_eos(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = SHAPE.build(tokenizer, seed=1)
+    problems = make_problems(CONFIG, seed=7, count=3)
+    for response in generate(model, tokenizer, problems, temperature=1.0):
+        assert tokenizer.eos_token_id not in response[:-1]
+        assert tokenizer.pad_token_id not in response or tokenizer.eos_token_id not in response
+
+
+def test_only_the_last_line_decides_whether_a_response_is_right(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    problem = parse_question("Ann has 12 pens, gets 7. How many now?")
+    verdicts = {
+        text: is_right(problem, tokenizer.encode(text), tokenizer)
+        for text in ("12+7=18\n#### 19", "12+7=19\n#### 18", "12+7=19", "#### 19\n12+7=19", "")
+    }
+    assert [text for text, right in verdicts.items() if right] == ["12+7=18\n#### 19"]
+
+
+def test_eos_is_not_judged_and_the_prompt_has_no_label(tokenizer: PreTrainedTokenizerFast) -> None:
+    problem = parse_question("Ann has 12 pens, gets 7. How many now?")
+    response = [*tokenizer.encode("12+7=18\n#### 18"), tokenizer.eos_token_id]
+    record = labelled(problem, response, tokenizer)
+    assert record.ids[0] == tokenizer.bos_token_id
+    assert record.ids[-len(response) + 1 :] == response[:-1]
+    first = record.labels.index(1)
+    assert set(record.labels[:first]) == {NO_LABEL}
+    assert record.labels[first:] == [1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
+
+
+def test_a_corruption_touches_the_last_token_only(tokenizer: PreTrainedTokenizerFast) -> None:
+    rng = random.Random(0)
+    alternatives = solution_tokens(CONFIG, tokenizer)
+    num_invalid = 0
+    for index in range(100):
+        problem = make_problem(CONFIG, seed=0, index=index)
+        response = corrupted_response(problem, tokenizer, alternatives, rng)
+        labels = labelled(problem, response, tokenizer).labels
+        assert 0 not in labels[:-1]
+        num_invalid += labels[-1] == 0
+    assert num_invalid > 70
+
+
+def test_padding_and_prompt_change_no_reward_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+    judge = RewardModel(SHAPE.build(tokenizer, seed=1))
+    problem = parse_question("Ann has 12 pens, gets 7. How many now?")
+    short = labelled(problem, tokenizer.encode("12+7"), tokenizer)
+    long = labelled(problem, tokenizer.encode("12+7=18\n#### 18"), tokenizer)
+    alone = [reward_loss(judge, [r], pad_id=0).item() for r in (short, long)]
+    together = reward_loss(judge, [short, long], pad_id=0).item()
+    assert together == pytest.approx((4 * alone[0] + 12 * alone[1]) / 16, abs=1e-5)
+
+
+def test_auc_counts_right_pairs_and_halves_ties() -> None:
+    verdicts = Verdicts(
+        scores=torch.tensor([0.9, 0.5, 0.5, 0.1, 0.0]),
+        valid=torch.tensor([True, True, False, False, True]),
+        at_step_end=torch.tensor([False, False, False, False, True]),
+    )
+    assert verdicts.auc(at_step_end=False) == pytest.approx((2 + 1.5) / 4)
+
+
+def test_help_of_the_job_answers_without_torch() -> None:
+    code = (
+        "import sys, json; sys.argv = ['tiny_world', '--help']\n"
+        "import jobs.tiny_world as job\n"
+        "try:\n    job.main()\n"
+        "except SystemExit as stop:\n"
+        "    print(json.dumps([stop.code, 'torch' in sys.modules]))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--out" in shown.stdout
+    assert json.loads(shown.stdout.splitlines()[-1]) == [0, False]

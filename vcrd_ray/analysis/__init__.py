@@ -1,0 +1,1 @@
+"""What a run tells about itself. Knows nothing of how it was computed."""

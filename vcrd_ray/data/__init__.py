@@ -1,0 +1,1 @@
+"""Problems and rollouts on disk. Knows nothing of models or Ray."""

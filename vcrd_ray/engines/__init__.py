@@ -1,0 +1,24 @@
+"""What a model that is asked for text or signals can do. Knows no implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vcrd_ray.config import SamplingSection
+from vcrd_ray.types import PairBatch, Prompt, Rollout, TeacherSignals
+
+
+class Engine(Protocol):
+    """Generates responses and annotates given ones; token ids in, token ids out. Stateless between calls."""
+
+    fingerprint: str
+    """Identifies the weights."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
+        """One response to each prompt, in order. A response depends on (seed, prompt id), not on its batch, to rounding."""
+        ...
+
+    def annotate(self, batch: PairBatch, *, seed: int) -> TeacherSignals:
+        """Hidden states at every response position of both rollouts, and a proposal at every student position."""
+        ...

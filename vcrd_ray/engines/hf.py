@@ -1,0 +1,143 @@
+"""The engine on Hugging Face transformers: runs wherever torch runs. Knows nothing of Ray, judges or training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
+from vcrd_ray.config import SamplingSection
+from vcrd_ray.models import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
+from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
+from vcrd_ray.sequences import pad_left, response_batch
+from vcrd_ray.types import IntArray, PairBatch, Prompt, Rollout, TeacherSignals
+from vcrd_ray.wire import to_wire
+
+_ANNOTATE_CHUNK_ROWS = 256  # rows whose logits exist at a time when proposals are drawn
+
+
+class HFEngine:
+    """One causal language model in one process."""
+
+    def __init__(self, path: str, *, dtype: str, device: torch.device) -> None:
+        directory = resolve_model(path)
+        self.fingerprint = model_fingerprint(directory)
+        self._tokenizer = load_tokenizer(directory)
+        self._model: PreTrainedModel = load_causal_lm(directory, dtype=dtype, device=device)
+        self._device = device
+        self._vocab_size = len(self._tokenizer)
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
+        """See `Engine.generate`. The batch is the call: callers choose its size."""
+        padding = pad_id(self._tokenizer)
+        ids, mask = pad_left([p.ids for p in prompts], padding)
+        sampler = _SeededSampler([p.id for p in prompts], sampling, seed=seed, vocab_size=self._vocab_size)
+        output = self._model.generate(  # type: ignore[operator]
+            input_ids=torch.from_numpy(ids).to(self._device),
+            attention_mask=torch.from_numpy(mask).to(self._device),
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self._tokenizer.eos_token_id,
+            pad_token_id=padding,
+            logits_processor=LogitsProcessorList([sampler]),
+        )
+        responses = output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)
+        logprobs = torch.stack(sampler.logprobs, dim=1).float().cpu().numpy()
+        return [
+            _cut_rollout(prompt.id, responses[i], logprobs[i], int(self._tokenizer.eos_token_id))
+            for i, prompt in enumerate(prompts)
+        ]
+
+    @torch.inference_mode()
+    def annotate(self, batch: PairBatch, *, seed: int) -> TeacherSignals:
+        """See `Engine.annotate`. Proposals are drawn at temperature 1 from the exact distribution."""
+        start = time.perf_counter()
+        rows = batch.rows
+        inputs = response_batch(batch.pairs, pad_id(self._tokenizer), self._device)
+        backbone = self._model.get_decoder()
+        states = backbone(input_ids=inputs.ids, attention_mask=inputs.mask, use_cache=False).last_hidden_state
+        hidden = states[inputs.row_sequence, inputs.row_index]
+        on_student = slice(rows.num_teacher_rows, rows.num_rows)
+        uniform = uniforms(
+            seed=seed,
+            stream="teacher-proposal",
+            update=batch.update,
+            rollout_keys=pair_keys(batch)[on_student],
+            positions=rows.position[on_student],
+        )
+        proposals = self._propose(hidden[on_student], uniform)
+        return TeacherSignals(
+            hidden=to_wire(hidden), student_prefix_proposals=proposals, seconds=time.perf_counter() - start
+        )
+
+    def _propose(self, hidden: torch.Tensor, uniform: np.ndarray) -> IntArray:
+        head = self._model.get_output_embeddings().weight[: self._vocab_size].float()
+        drawn = []
+        for start in range(0, len(hidden), _ANNOTATE_CHUNK_ROWS):
+            chunk = slice(start, start + _ANNOTATE_CHUNK_ROWS)
+            logp = torch.log_softmax(hidden[chunk].float() @ head.T, dim=-1)
+            drawn.append(sample_rows(logp, torch.from_numpy(uniform[chunk]).to(self._device)).cpu().numpy())
+        return np.concatenate(drawn).astype(np.int32)
+
+
+def pair_keys(batch: PairBatch) -> np.ndarray:
+    """Random-number key of each row's rollout. uint64 [N]"""
+    keys = np.array([stable_hash(p.id) for p in batch.pairs], dtype=np.uint64)
+    return keys[batch.rows.pair]
+
+
+class _SeededSampler(LogitsProcessor):
+    """Draws each token itself, from numbers keyed by (seed, prompt id, position), and leaves `generate` no choice.
+
+    `generate` draws from one global stream, so that a response would depend on its batch and on restarts.
+    """
+
+    def __init__(self, prompt_ids: Sequence[str], sampling: SamplingSection, *, seed: int, vocab_size: int) -> None:
+        self._keys = np.array([stable_hash(i) for i in prompt_ids], dtype=np.uint64)
+        self._greedy = sampling.temperature == 0
+        self._warpers = LogitsProcessorList()
+        if not self._greedy and sampling.temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if not self._greedy and sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        self._seed = seed
+        self._vocab_size = vocab_size
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        # Rows beyond the tokenizer are padding of the embedding matrix: no distribution may include them.
+        logits = scores[:, : self._vocab_size].float()
+        logp = torch.log_softmax(logits, dim=-1)
+        if self._greedy:
+            chosen = logits.argmax(dim=-1)
+        else:
+            warped = torch.log_softmax(self._warpers(input_ids, logits), dim=-1)  # type: ignore[arg-type]
+            uniform = uniforms(
+                seed=self._seed,
+                stream="rollout",
+                update=0,
+                rollout_keys=self._keys,
+                positions=np.full(len(self._keys), len(self.logprobs), dtype=np.int64),
+            )
+            chosen = sample_rows(warped, torch.from_numpy(uniform).to(scores.device))
+        self.logprobs.append(logp.gather(1, chosen[:, None])[:, 0])
+        forced = torch.full_like(scores, -torch.inf)
+        return forced.scatter_(1, chosen[:, None], 0.0)  # type: ignore[return-value]
+
+
+def _cut_rollout(prompt_id: str, ids: IntArray, logprobs: np.ndarray, eos: int) -> Rollout:
+    """Cut padding behind the end-of-sequence token, which is kept."""
+    ends = np.flatnonzero(ids == eos)
+    length = int(ends[0]) + 1 if len(ends) else len(ids)
+    return Rollout(
+        prompt_id=prompt_id,
+        ids=ids[:length],
+        logprobs=logprobs[:length].astype(np.float32),
+        finish_reason="stop" if len(ends) else "length",
+    )

@@ -1,0 +1,1 @@
+"""How good a model is, with an interval. Knows nothing of Ray."""

@@ -1,0 +1,96 @@
+"""The tiny world's own rules as a judge: right tokens score high, wrong ones low. Runs no model."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from vcrd_ray.errors import DataError
+from vcrd_ray.tiny.oracle import branch_validity, token_validity
+from vcrd_ray.tiny.world import Problem, parse_question
+from vcrd_ray.tree import leaf_positions
+from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores
+
+
+class OracleJudge:
+    """Knows of every token whether it is valid, and says so with a fixed confidence."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, confidence: float) -> None:
+        """Take the tiny world's tokenizer and the score of a valid token (of others: 1 minus it).
+
+        Special tokens are judged where the trajectory has them, but get no leaf, as with any judge.
+        """
+        if not 0.5 < confidence < 1.0:
+            raise ValueError(f"confidence={confidence} must lie between 0.5 and 1, both excluded")
+        self.fingerprint = f"tiny-oracle-{confidence}"
+        self._tokenizer = tokenizer
+        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._logit = math.log(confidence / (1.0 - confidence))
+
+    def score(self, request: JudgeRequest) -> JudgeScores:
+        """Logit +-logit(confidence) of every trajectory token and of every candidate.
+
+        Raises:
+            DataError: a question that is not of the tiny world.
+        """
+        start = time.perf_counter()
+        trunk_valid: list[bool] = []
+        candidate_valid: list[bool] = []
+        num_leaves = 0
+        for s, question in enumerate(request.questions):
+            problem = _problem(s, question)
+            response, candidate = request.responses[s], request.candidates[s]
+            ids = response.tolist()
+            trunk = token_validity(problem, ids, self._tokenizer)
+            alternative = list(trunk)
+            for t in np.flatnonzero(leaf_positions(response, candidate, self._special_ids)):
+                alternative[t] = branch_validity(
+                    problem, ids, int(t), int(candidate[t]), self._tokenizer
+                )
+                num_leaves += 1
+            trunk_valid += trunk
+            candidate_valid += alternative
+        return JudgeScores(
+            trunk_logit=self._logits(trunk_valid),
+            candidate_logit=self._logits(candidate_valid),
+            num_tokens=len(trunk_valid) + num_leaves,
+            seconds=time.perf_counter() - start,
+        )
+
+    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+        """Largest difference in logit to reading (prefix, candidate) as a response of its own."""
+        whole = self.score(request).candidate_logit
+        branches: list[tuple[int, str, IntArray]] = []
+        first_row = 0
+        for question, response, candidate in zip(
+            request.questions, request.responses, request.candidates, strict=True
+        ):
+            for t in np.flatnonzero(leaf_positions(response, candidate, self._special_ids)):
+                branch = np.append(response[:t], candidate[t])
+                branches.append((first_row + int(t), question, branch))
+            first_row += len(response)
+        difference = 0.0
+        for index in np.random.default_rng(seed).permutation(len(branches))[:num_leaves]:
+            row, question, branch = branches[index]
+            alone = self.score(
+                JudgeRequest(questions=(question,), responses=(branch,), candidates=(branch,))
+            )
+            difference = max(difference, abs(float(alone.trunk_logit[-1] - whole[row])))
+        return difference
+
+    def _logits(self, valid: list[bool]) -> FloatArray:
+        return np.where(np.asarray(valid, dtype=np.bool_), self._logit, -self._logit).astype(
+            np.float32
+        )
+
+
+def _problem(trajectory: int, question: str) -> Problem:
+    try:
+        return parse_question(question)
+    except ValueError as error:
+        raise DataError(
+            f"judge request, trajectory {trajectory}: the oracle knows the tiny world only: {error}"
+        ) from None

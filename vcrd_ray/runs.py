@@ -1,0 +1,230 @@
+"""Run directories: one lock, one resolved config, versions, metrics and atomically written results. Knows no models.
+
+    <run.dir>/<job>/config.yaml versions.json metrics.jsonl tensorboard/ checkpoints/ log.txt
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import filelock
+import yaml
+from pydantic import BaseModel
+
+from vcrd_ray.config import Config
+from vcrd_ray.errors import CheckpointError, RunDirectoryError
+
+PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
+
+# Keys that say how or where a run is carried out, not what it computes: a resumed run may change them.
+_FREE_TO_CHANGE = (
+    "run.dir",
+    "cluster",
+    "sft.stop_after",
+    "distill.stop_after",
+    "sft.checkpoint_every",
+    "distill.checkpoint_every",
+    "sft.keep_checkpoints",
+    "distill.keep_checkpoints",
+    "distill.overlap",
+    "distill.prefetch",
+    "student.max_failures",
+    "teacher.replicas",
+    "judge.replicas",
+    "evaluate.replicas",
+)
+
+
+class RunDirectory:
+    """The folder of one job, locked for as long as the process holds it.
+
+    Raises:
+        RunDirectoryError: another process holds it, it cannot be written, or it was made with another configuration.
+    """
+
+    def __init__(self, root: Path, job: str, config: Config, *, sections: tuple[str, ...]) -> None:
+        self.path = (root / job).resolve()
+        self.job = job
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = _read_text(self.path / ".holder") or "another process"
+            raise RunDirectoryError(
+                f"run directory {self.path} is in use by {holder}; wait for it, or choose another --run.dir"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(f"run directory {self.path} cannot be written: {error}") from error
+        (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        try:
+            self._record(config, sections)
+            self._log = _log_to(self.path / "log.txt")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _record(self, config: Config, sections: tuple[str, ...]) -> None:
+        resolved = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
+        file = self.path / "config.yaml"
+        if file.exists():
+            earlier = yaml.safe_load(file.read_text(encoding="utf-8"))
+            changed = _differences(earlier, resolved)
+            if changed:
+                raise RunDirectoryError(
+                    f"run directory {self.path} holds a run with another configuration ({', '.join(changed)});"
+                    " choose another --run.dir, or remove the directory to start over"
+                )
+        write_text(file, yaml.safe_dump(resolved, sort_keys=False))
+        write_json(self.path / "versions.json", versions())
+
+    def close(self) -> None:
+        """Release the lock; the directory stays."""
+        logging.getLogger().removeHandler(self._log)
+        self._log.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            logging.getLogger(__name__).error("%s stopped: %s", self.job, error)
+        self.close()
+
+
+def _log_to(path: Path) -> logging.Handler:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(logging.INFO)
+    root = logging.getLogger()
+    root.setLevel(min(root.level or logging.INFO, logging.INFO))
+    root.addHandler(handler)
+    return handler
+
+
+def _differences(earlier: Any, now: Any, key: str = "") -> list[str]:
+    if key in _FREE_TO_CHANGE:
+        return []
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        names = list(dict.fromkeys([*earlier, *now]))
+        return [
+            found
+            for name in names
+            for found in _differences(earlier.get(name), now.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if earlier == now else [f"{key}: {earlier!r} then, {now!r} now"]
+
+
+def versions() -> dict[str, str | None]:
+    """What a result was made with."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    found["git_commit"] = _git_commit()
+    found["command"] = " ".join(sys.argv)
+    return found
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode != 0:
+        return None
+    return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+
+
+class MetricsLog:
+    """Metrics of a training run as JSON Lines and TensorBoard events.
+
+    A resumed run cuts the lines at and after the update it resumes from, so that each update stands there once.
+    """
+
+    def __init__(self, directory: Path, *, next_update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # torch is slow to import; configs are read without it
+
+        self._path = directory / "metrics.jsonl"
+        if self._path.exists():
+            kept = [line for line in read_jsonl(self._path) if line["update"] < next_update]
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=next_update)  # type: ignore[no-untyped-call]
+
+    def write(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Append one update; the line is on disk when this returns."""
+        self._file.write(json.dumps({"update": update, "time": time.time(), **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, update)
+
+    def close(self) -> None:
+        """Flush both files."""
+        self._file.close()
+        self._writer.close()
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON Lines file that this package wrote; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside and rename, so that a reader never sees half a file."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of readable JSON; pydantic models are dumped."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    write_text(path, json.dumps(plain, indent=2) + "\n")
+
+
+def replace_directory(aside: Path, final: Path) -> None:
+    """Make a complete directory visible under its final name; an older one of that name is removed only afterwards."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        if final.exists():
+            os.replace(final, old)
+        os.replace(aside, final)
+    except OSError as error:
+        raise CheckpointError(f"{final}: could not be put in place: {error}") from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None

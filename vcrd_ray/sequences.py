@@ -1,0 +1,67 @@
+"""Token ids -> padded tensors and the indices that read response positions back. Knows nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Int
+
+from vcrd_ray.types import IntArray, RolloutPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseBatch:
+    """Prompt + response sequences, right-padded, with the positions that predict each response token.
+
+    Row n of a loss is predicted by the state at `ids[row_sequence[n], row_index[n]]`: the first response token by the
+    last prompt token.
+    """
+
+    ids: Int[torch.Tensor, "s l"]
+    mask: Int[torch.Tensor, "s l"]
+    row_sequence: Int[torch.Tensor, " n"]
+    row_index: Int[torch.Tensor, " n"]
+
+
+def response_batch(pairs: Sequence[RolloutPair], padding: int, device: torch.device) -> ResponseBatch:
+    """Both rollouts of each pair as 2B sequences, in row order: all teacher responses, then all student responses."""
+    prompts = [p.prompt_ids for p in pairs] * 2
+    responses = [p.teacher_ids for p in pairs] + [p.student_ids for p in pairs]
+    return batch_responses(prompts, responses, padding, device)
+
+
+def batch_responses(
+    prompts: Sequence[IntArray], responses: Sequence[IntArray], padding: int, device: torch.device
+) -> ResponseBatch:
+    """Prompt i followed by response i, right-padded to the longest."""
+    width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    ids = np.full((len(prompts), width), padding, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        total = len(prompt) + len(response)
+        ids[row, :total] = np.concatenate([prompt, response])
+        mask[row, :total] = 1
+    lengths = [len(r) for r in responses]
+    sequence = np.repeat(np.arange(len(prompts)), lengths)
+    index = np.concatenate([np.arange(len(p) - 1, len(p) + n - 1) for p, n in zip(prompts, lengths, strict=True)])
+    return ResponseBatch(
+        ids=torch.from_numpy(ids).to(device),
+        mask=torch.from_numpy(mask).to(device),
+        row_sequence=torch.from_numpy(sequence).to(device),
+        row_index=torch.from_numpy(index).to(device),
+    )
+
+
+def pad_left(prompts: Sequence[IntArray], padding: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ids and mask for generation, where all sequences must end together. [S, L] each"""
+    width = max(len(p) for p in prompts)
+    ids = np.full((len(prompts), width), padding, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = prompt
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask

@@ -1,0 +1,104 @@
+"""How the update loop asks teacher and judge: requests that are made early and waited for late. Knows no Ray.
+
+`LocalSignals` computes in this process when it is waited for; the actors' version holds object references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from vcrd_ray.engines import Engine
+from vcrd_ray.judges import Judge
+from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side, TeacherSignals
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """An answer that may not be there yet."""
+
+    def result(self) -> T_co:
+        """Wait for it. Every call gives the same answer."""
+        ...
+
+
+class SignalSource(Protocol):
+    """Teacher and judge as the update loop sees them."""
+
+    def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
+        """Ask for the teacher's signals on a micro-batch."""
+        ...
+
+    def request_student_prefix_scores(
+        self, batch: PairBatch, teacher: Pending[TeacherSignals]
+    ) -> Pending[JudgeScores]:
+        """Ask for the scores of both proposals on student prefixes, as soon as the teacher's proposals are there.
+
+        Depends on no student weights, so it may be asked any number of updates ahead.
+        """
+        ...
+
+    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
+        """Ask for the scores of both proposals on teacher prefixes, given the student's proposals. [N_teacher]"""
+        ...
+
+    def self_check(self, batch: PairBatch, proposals: IntArray) -> float:
+        """Largest logit difference between packed and separate judging on some of a teacher-prefix request's leaves."""
+        ...
+
+
+def judge_request(batch: PairBatch, side: Side, candidates: IntArray) -> JudgeRequest:
+    """The request about one side's rollouts; `candidates` are the other model's proposals in row order."""
+    responses = tuple(p.teacher_ids if side == "teacher" else p.student_ids for p in batch.pairs)
+    cuts = np.cumsum([len(r) for r in responses])[:-1]
+    return JudgeRequest(
+        questions=tuple(p.question for p in batch.pairs),
+        responses=responses,
+        candidates=tuple(np.split(candidates, cuts)),
+    )
+
+
+class _Lazy(Pending[T_co]):
+    """Computes on first need and keeps the answer."""
+
+    def __init__(self, compute: Callable[[], T_co]) -> None:
+        self._compute = compute
+        self._answer: list[T_co] = []
+
+    def result(self) -> T_co:
+        if not self._answer:
+            self._answer.append(self._compute())
+        return self._answer[0]
+
+
+class LocalSignals:
+    """Teacher and judge in this process, one after the other."""
+
+    def __init__(self, *, teacher: Engine, judge: Judge | None, seed: int) -> None:
+        self._teacher = teacher
+        self._judge = judge
+        self._seed = seed
+
+    def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
+        """See `SignalSource`."""
+        return _Lazy(lambda: self._teacher.annotate(batch, seed=self._seed))
+
+    def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:
+        """See `SignalSource`."""
+        return _Lazy(lambda: self._score(batch, "student", teacher.result().student_prefix_proposals))
+
+    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
+        """See `SignalSource`."""
+        return _Lazy(lambda: self._score(batch, "teacher", proposals))
+
+    def self_check(self, batch: PairBatch, proposals: IntArray) -> float:
+        """See `SignalSource`."""
+        assert self._judge is not None
+        return self._judge.self_check(judge_request(batch, "teacher", proposals), num_leaves=8, seed=self._seed)
+
+    def _score(self, batch: PairBatch, side: Side, candidates: IntArray) -> JudgeScores:
+        assert self._judge is not None
+        return self._judge.score(judge_request(batch, side, candidates))

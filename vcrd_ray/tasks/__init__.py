@@ -1,0 +1,1 @@
+"""What an answer is. Knows nothing of models or Ray."""

@@ -1,0 +1,238 @@
+"""What flows through a distillation run, one type a stage. Knows numpy only: no models, no Ray.
+
+Rows. A micro-batch of pairs is flattened to *rows*, one for each response position: first the rows of all teacher
+rollouts in the order of the pairs, then the rows of all student rollouts. Every per-position array in the program
+(divergence, proposal, score, weight) follows that order; `RowLayout` is the one place that computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vcrd_ray.errors import DataError
+
+Side = Literal["teacher", "student"]
+"""Whose rollout (and so whose prefixes) a row belongs to."""
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One problem as it came from a data set, and the token ids a policy is asked with."""
+
+    id: str
+    question: str
+    """The bare problem: what a judge is shown, and what the chat template wraps."""
+    answer: str | None
+    """The gold answer, or None where the data set has none."""
+    ids: IntArray
+    """Policy prompt ids, chat template applied."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One sampled response."""
+
+    prompt_id: str
+    ids: IntArray
+    """Response ids, the end-of-sequence token included when the model emitted it. [T], T >= 1."""
+    logprobs: FloatArray
+    """Log-probability of each sampled token under the untempered model. [T]"""
+    finish_reason: Literal["stop", "length"]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) == 0 or len(self.ids) != len(self.logprobs):
+            raise DataError(
+                f"rollout of prompt {self.prompt_id!r}: {len(self.ids)} ids and {len(self.logprobs)} log-probabilities;"
+                " both must have the same length of at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutPair:
+    """A prompt with one response of each model: the unit of training data."""
+
+    id: str
+    question: str
+    prompt_ids: IntArray
+    teacher_ids: IntArray
+    student_ids: IntArray
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_ids", "teacher_ids", "student_ids"):
+            if len(getattr(self, name)) == 0:
+                raise DataError(f"pair {self.id!r}: {name} is empty; every pair needs a prompt and two responses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """A micro-batch: what one forward, one teacher request and one judge round are about."""
+
+    update: int
+    """Index of the optimizer update that this micro-batch belongs to, from 0."""
+    micro: int
+    """Index within this rank's accumulation window, from 0."""
+    pairs: tuple[RolloutPair, ...]
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise DataError(f"update {self.update}, micro-batch {self.micro}: no pairs")
+
+    @cached_property
+    def rows(self) -> RowLayout:
+        """The row order of this batch."""
+        return RowLayout(pairs=self.pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLayout:
+    """Where each row comes from. All arrays are [N], N = N_teacher + N_student response positions.
+
+    Example, two pairs with teacher responses of 2 and 1 tokens and student responses of 1 and 2:
+        is_teacher  1 1 1 0 0 0
+        pair        0 0 1 0 1 1
+        position    0 1 0 0 0 1
+    """
+
+    pairs: tuple[RolloutPair, ...]
+
+    @cached_property
+    def lengths(self) -> IntArray:
+        """Response length of each of the 2B sequences: B teacher responses, then B student responses. [2B]"""
+        sizes = [len(p.teacher_ids) for p in self.pairs] + [len(p.student_ids) for p in self.pairs]
+        return np.asarray(sizes, dtype=np.int32)
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return int(self.lengths.sum())
+
+    @cached_property
+    def num_teacher_rows(self) -> int:
+        """Rows [:n] are on teacher prefixes, rows [n:] on student prefixes."""
+        return int(self.lengths[: len(self.pairs)].sum())
+
+    @cached_property
+    def is_teacher(self) -> npt.NDArray[np.bool_]:
+        """True on teacher prefixes. [N]"""
+        return np.arange(self.num_rows) < self.num_teacher_rows
+
+    @cached_property
+    def sequence(self) -> IntArray:
+        """Index into the 2B sequences. [N]"""
+        return np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
+
+    @cached_property
+    def pair(self) -> IntArray:
+        """Index into `pairs`. [N]"""
+        return self.sequence % np.int32(len(self.pairs))
+
+    @cached_property
+    def position(self) -> IntArray:
+        """Position within the response, from 0. [N]"""
+        return np.concatenate([np.arange(n, dtype=np.int32) for n in self.lengths])
+
+    @cached_property
+    def tokens(self) -> IntArray:
+        """The trajectory token at each row: the owner's proposal. [N]"""
+        parts = [p.teacher_ids for p in self.pairs] + [p.student_ids for p in self.pairs]
+        return np.concatenate(parts).astype(np.int32)
+
+    @cached_property
+    def sequence_lengths(self) -> IntArray:
+        """Response length of the sequence that each row belongs to. [N]"""
+        return self.lengths[self.sequence]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherSignals:
+    """What the teacher says about one micro-batch. Arrays are in row order."""
+
+    hidden: npt.NDArray[np.generic]
+    """Last hidden states after the final norm at the position that predicts each row's token. [N, d_teacher].
+    float32, or the bits of bfloat16 as uint16."""
+    student_prefix_proposals: IntArray
+    """a^T ~ p(.|c^S), one for each student row. [N_student]"""
+    seconds: float
+    """Time the teacher worked on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeRequest:
+    """Trajectories and, at every response position, one alternative token to score beside the trajectory's own."""
+
+    questions: tuple[str, ...]
+    """The problem of each trajectory. [S]"""
+    responses: tuple[IntArray, ...]
+    """Policy token ids of each response. [S] of [T_s]"""
+    candidates: tuple[IntArray, ...]
+    """The other model's proposal at each position; equal to the response's token where there is nothing to score."""
+
+    def __post_init__(self) -> None:
+        if not (len(self.questions) == len(self.responses) == len(self.candidates)):
+            raise DataError("judge request: questions, responses and candidates differ in number")
+        for index, (response, candidate) in enumerate(zip(self.responses, self.candidates, strict=True)):
+            if len(response) != len(candidate):
+                raise DataError(f"judge request: trajectory {index} has {len(response)} tokens, {len(candidate)} candidates")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeScores:
+    """Logits of r(c, a): score = sigmoid(logit). Concatenated over trajectories, [sum of T_s] each."""
+
+    trunk_logit: FloatArray
+    """The trajectory's own token."""
+    candidate_logit: FloatArray
+    """The candidate; a copy of `trunk_logit` where candidate and trajectory token are equal."""
+    num_tokens: int
+    """Tokens that went through the judge for this answer, prompt, trunk and branches together, padding not counted."""
+    seconds: float
+    """Time the judge worked on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validity:
+    """Both models' proposals at every row and what the judge said of them. All arrays [N], row order."""
+
+    teacher_proposal: IntArray
+    student_proposal: IntArray
+    teacher_logit: FloatArray
+    """Judge logit of the teacher's proposal; NaN where the rule needs no judge."""
+    student_logit: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """One judged pair of proposals, kept for the report."""
+
+    update: int
+    pair: str
+    side: Side
+    position: int
+    length: int
+    """Length of the response that `position` is in."""
+    teacher_token: int
+    student_token: int
+    teacher_score: float
+    student_score: float
+    weight: float
+    divergence: float
+    """Unweighted divergence of the row, nats."""
+    sampled: bool
+    """Whether it belongs to the uniform sample; the others are the extremes of their update."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateReport:
+    """What one optimizer update did."""
+
+    update: int
+    metrics: dict[str, float]
+    decisions: tuple[Decision, ...]

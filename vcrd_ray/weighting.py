@@ -1,0 +1,75 @@
+"""What is known of both proposals -> one weight a row. Knows nothing of models, losses or Ray.
+
+A weight is a constant of the loss: it scales how strongly a row follows the teacher and never changes where to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vcrd_ray.types import FloatArray, Validity
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """One weight a row, and why it is what it is. All [N]."""
+
+    weight: FloatArray
+    judged: BoolArray
+    """The judge's scores made the weight."""
+    clipped: BoolArray
+    """A bound of the rule was reached."""
+    invalid: BoolArray
+    """A score was NaN or infinite where one was needed; the weight is 1."""
+
+
+def ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:
+    """w = r(c, a^S) / (r(c, a^T) + eps), on both families of prefixes (VCRD eq. 1), at most `w_max`.
+
+    In log space from the judge's logits, so that nothing is lost where a score is near 0: ln w = ln sigmoid(s_S) -
+    ln(sigmoid(s_T) + eps). Exactly 1 where the proposals are equal or either is a special token, which no judge has
+    learnt to score.
+    """
+    teacher, student = validity.teacher_proposal, validity.student_proposal
+    special = np.fromiter(special_ids, dtype=np.int64)
+    asked = (teacher != student) & ~np.isin(teacher, special) & ~np.isin(student, special)
+    finite = np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit)
+    judged = asked & finite
+    teacher_logit = np.where(judged, validity.teacher_logit, 0.0).astype(np.float64)
+    student_logit = np.where(judged, validity.student_logit, 0.0).astype(np.float64)
+    log_eps = np.log(eps) if eps > 0 else -np.inf
+    log_weight = _log_sigmoid(student_logit) - np.logaddexp(_log_sigmoid(teacher_logit), log_eps)
+    clipped = judged & (log_weight > np.log(w_max))
+    weight = np.where(judged, np.exp(np.minimum(log_weight, np.log(w_max))), 1.0)
+    return Weights(weight=weight.astype(np.float32), judged=judged, clipped=clipped, invalid=asked & ~finite)
+
+
+def teacher_prob_weights(
+    prob_of_argmax: FloatArray, collision: FloatArray, *, gamma: float, clamp: float, eps: float
+) -> Weights:
+    """The PRM-free rule: raw = p(argmax q) / (sum p^2 + eps), w = exp(clip(gamma ln raw, -ln clamp, ln clamp)).
+
+    The denominator is the probability that the teacher gives on average to a token that it samples itself.
+    """
+    with np.errstate(divide="ignore"):  # a probability of zero becomes the lower bound
+        log_weight = gamma * (np.log(prob_of_argmax.astype(np.float64)) - np.log(collision.astype(np.float64) + eps))
+    bound = np.log(clamp)
+    weight = np.exp(np.clip(log_weight, -bound, bound)).astype(np.float32)
+    nowhere = np.zeros(len(weight), dtype=np.bool_)
+    return Weights(weight=weight, judged=nowhere, clipped=np.abs(log_weight) > bound, invalid=nowhere)
+
+
+def uniform_weights(n: int) -> Weights:
+    """w = 1: every row as strong as every other."""
+    nowhere = np.zeros(n, dtype=np.bool_)
+    return Weights(weight=np.ones(n, dtype=np.float32), judged=nowhere, clipped=nowhere, invalid=nowhere)
+
+
+def _log_sigmoid(logit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return -np.logaddexp(0.0, -logit)
