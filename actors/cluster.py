@@ -27,9 +27,11 @@ def ray_cluster(config: Config) -> Iterator[None]:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     runtime_env = {"env_vars": worker_environment()}
     if address:
-        ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+        ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING, log_to_driver=False)
     else:
-        runtime_env["env_vars"]["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        runtime_env["env_vars"]["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        )
         ray.init(
             address="local",
             include_dashboard=config.cluster.dashboard,
@@ -37,6 +39,8 @@ def ray_cluster(config: Config) -> Iterator[None]:
             object_store_memory=int(config.cluster.object_store_gib * _GIB),
             runtime_env=runtime_env,
             logging_level=logging.WARNING,
+            # Workers write to Ray's session logs; what a person must read is raised here or stands in the run directory.
+            log_to_driver=False,
             **local_cluster_resources(config),
         )
     try:

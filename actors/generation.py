@@ -43,9 +43,7 @@ class _GenerateStage:
         prompts, *made = pickle.loads(row["content"])
         responses: list[tuple[Rollout, str]] = []
         for start in range(0, len(prompts), self._batch_size):
-            rollouts = self._engine.generate(
-                prompts[start : start + self._batch_size], self._sampling, seed=self._seed
-            )
+            rollouts = self._engine.generate(prompts[start : start + self._batch_size], self._sampling, seed=self._seed)
             responses += [(r, self._tokenizer.decode(r.ids, skip_special_tokens=True)) for r in rollouts]
         return {"block": row["block"], "content": pickle.dumps([prompts, *made, responses])}
 

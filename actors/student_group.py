@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import ray.train
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -46,6 +46,8 @@ from vcrd_ray.types import UpdateReport
 logger = logging.getLogger(__name__)
 
 DONE_FILE = "training.json"
+# They would come again: no restart helps. A lost peer or a broken connection is a RuntimeError or an error of Ray's.
+_PROGRAMMING_ERRORS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError, NameError)
 _DECISIONS_FILE = "decisions.jsonl"
 
 
@@ -85,10 +87,12 @@ def train(job: RankJob) -> None:
             return
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-            for failure in failures:
-                cause = _own_error(failure)
-                if cause is not None:
+            causes = [cause for failure in failures for cause in _causes(failure)]
+            for cause in causes:
+                if isinstance(cause, VcrdError):
                     raise cause from None
+            if any(isinstance(cause, _PROGRAMMING_ERRORS) for cause in causes):
+                raise
             logger.warning("the student group died (attempt %d): %s", attempt + 1, error)
             last = error
     raise CheckpointError(
@@ -118,12 +122,14 @@ def _fit(job: RankJob) -> None:
     trainer.fit()
 
 
-def _own_error(failure: BaseException | None) -> VcrdError | None:
-    while failure is not None:
-        if isinstance(failure, VcrdError):
-            return failure
-        failure = getattr(failure, "cause", None) or failure.__cause__
-    return None
+def _causes(failure: BaseException | None) -> list[BaseException]:
+    """An error and what Ray wrapped in it."""
+    found: list[BaseException] = []
+    while failure is not None and failure not in found:
+        found.append(failure)
+        inner = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
+        failure = inner if isinstance(inner, BaseException) else None
+    return found
 
 
 def _rank_main(arguments: dict[str, Any]) -> None:
@@ -193,9 +199,7 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
     distiller = Distiller(
         backend=backend,
         teacher_head=load_head(teacher, dtype=config.teacher.dtype).to(device),
-        signals=RemoteSignals(
-            teacher=job.teacher, judge=job.judge, timeout_s=config.cluster.request_timeout_s
-        ),
+        signals=RemoteSignals(teacher=job.teacher, judge=job.judge, timeout_s=config.cluster.request_timeout_s),
         pairs=pairs,
         section=section,
         seed=config.run.seed,
@@ -266,9 +270,7 @@ def _run(
         if done % section.checkpoint_every == 0 or done == stop:
             checkpoints.save(
                 directory,
-                checkpoints.Record(
-                    next_update=done, world_size=backend.world_size, fingerprints=fingerprints
-                ),
+                checkpoints.Record(next_update=done, world_size=backend.world_size, fingerprints=fingerprints),
                 write=backend.save,
                 rank=backend.rank,
                 barrier=torch.distributed.barrier,

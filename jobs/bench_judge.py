@@ -32,9 +32,7 @@ def run(argv: list[str]) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     judge, backbone = _random_judge(options)
     request = _random_request(options)
-    agreed = type(request)(
-        questions=request.questions, responses=request.responses, candidates=request.responses
-    )
+    agreed = type(request)(questions=request.questions, responses=request.responses, candidates=request.responses)
     rows = _leaf_rows(request)
     timed = _spread(rows, options.naive_leaves)
     ways: dict[str, Callable[[], Any]] = {
@@ -86,13 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trajectories", type=int, default=1, help="trajectories in the request")
     parser.add_argument("--prompt-length", type=int, default=128, help="prompt tokens of each")
     parser.add_argument("--response-length", type=int, default=384, help="response tokens of each")
-    parser.add_argument(
-        "--agreement", type=float, default=0.5, help="share of positions without a leaf"
-    )
+    parser.add_argument("--agreement", type=float, default=0.5, help="share of positions without a leaf")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each way")
-    parser.add_argument(
-        "--naive-leaves", type=int, default=64, help="leaves that naive scoring is timed on"
-    )
+    parser.add_argument("--naive-leaves", type=int, default=64, help="leaves that naive scoring is timed on")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of weights and tokens")
     return parser
@@ -152,9 +146,7 @@ def _leaf_rows(request: JudgeRequest) -> list[int]:
     differs = np.concatenate(request.responses) != np.concatenate(request.candidates)
     rows = np.flatnonzero(differs).tolist()
     if not rows:
-        raise SystemExit(
-            "bench judge: no position differs, so nothing to compare; lower --agreement"
-        )
+        raise SystemExit("bench judge: no position differs, so nothing to compare; lower --agreement")
     return [int(row) for row in rows]
 
 

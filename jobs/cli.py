@@ -39,8 +39,12 @@ def load_config(
         ConfigError: no such file, no YAML, unknown key, wrong type or impossible combination; names key and cure.
     """
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[extra] if extra else [])
-    flags.add_argument("--config", type=Path, default=None, metavar="FILE", help="YAML file with any part of the options below")
-    flags.add_argument("--dry-run", action="store_true", help="check everything, print the resolved config and the placement, stop")
+    flags.add_argument(
+        "--config", type=Path, default=None, metavar="FILE", help="YAML file with any part of the options below"
+    )
+    flags.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the resolved config and the placement, stop"
+    )
     own, rest = flags.parse_known_args(argv)
     if own.config is not None:
         _check_file(own.config)
@@ -135,9 +139,9 @@ def _suggest_key(loc: list[str]) -> str:
     known = all_keys()
     written = ".".join(loc)
     without_tags = ".".join(part for i, part in enumerate(loc) if i == len(loc) - 1 or not _is_tag(part))
+    if without_tags in known:
+        return f": {loc[-1]} belongs to another type of {'.'.join(loc[:-2])}"
     for attempt in (written, without_tags):
-        if attempt in known:
-            return f": {loc[-1]} belongs to another type of {'.'.join(loc[:-2])}"
         close = difflib.get_close_matches(attempt, known, n=1, cutoff=0.75)
         if close:
             return f"; did you mean {close[0]}?"

@@ -113,7 +113,11 @@ def show(summary: dict[str, Any]) -> None:
 def main(argv: list[str]) -> int:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument(
-        "--methods", nargs="+", choices=list(METHODS), default=["vcrd"], help="methods to run side by side (default: vcrd)"
+        "--methods",
+        nargs="+",
+        choices=list(METHODS),
+        default=["vcrd"],
+        help="methods to run side by side (default: vcrd)",
     )
     if "--config" not in argv:
         argv = ["--config", str(DEFAULT_CONFIG), *argv]

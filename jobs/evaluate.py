@@ -49,9 +49,7 @@ def run(config: Config, *, label: str) -> Accuracy:
         write_rejects(directory.path / "rejects.jsonl", bad_rows)
         started = time.perf_counter()
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:
-            correct, cut = answer_prompts(
-                config, model, directory.path / "samples", prompts, on_batch=progress.advance
-            )
+            correct, cut = answer_prompts(config, model, directory.path / "samples", prompts, on_batch=progress.advance)
         figures = accuracy(correct=correct, total=len(prompts), confidence=config.evaluate.confidence)
         facts = {"label": label, "model": model, "cut_off": cut, "seconds": time.perf_counter() - started}
         write_json(result, {**figures.model_dump(), **facts})

@@ -21,9 +21,7 @@ def main() -> None:
         description="Make the tiny world's tokenizer, teacher, weak teacher, student base and PRM.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of all initial weights and orders"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all initial weights and orders")
     arguments = parser.parse_args()
     if arguments.out.exists():
         parser.error(f"--out {arguments.out} exists: choose a new folder")
@@ -52,9 +50,7 @@ def make(out: Path, *, seed: int) -> None:
     training.save(teacher, tokenizer, out / "teacher")
     training.save(weak, tokenizer, out / "teacher-weak")
     tuned = training.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
-    judge = reward.make_reward_model(
-        config, tokenizer, teacher=teacher, proposers=[weak, tuned], seed=seed
-    )
+    judge = reward.make_reward_model(config, tokenizer, teacher=teacher, proposers=[weak, tuned], seed=seed)
     judge.save(out / "prm", tokenizer)
 
 
@@ -70,9 +66,7 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
     config = WorldConfig()
     tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")
     problems = make_problems(config, seed=TEST_SEED, count=NUM_TEST_PROBLEMS)
-    teacher, weak, student = (
-        training.load(folder / name) for name in ("teacher", "teacher-weak", "student-base")
-    )
+    teacher, weak, student = (training.load(folder / name) for name in ("teacher", "teacher-weak", "student-base"))
     tuned = training.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
     metrics = {}
     for name, model in {
@@ -86,9 +80,7 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
         metrics |= {f"{name}/accuracy": accuracy, f"{name}/low": low, f"{name}/high": high}
     judge = reward.RewardModel.load(folder / "prm")
     for name, model in {"teacher-weak": weak, "student-after-sft": tuned}.items():
-        verdicts = reward.judge_proposals(
-            judge, model, tokenizer, problems[:NUM_JUDGED_ROLLOUTS], seed=seed
-        )
+        verdicts = reward.judge_proposals(judge, model, tokenizer, problems[:NUM_JUDGED_ROLLOUTS], seed=seed)
         metrics |= {
             f"prm/on-{name}/auc-mid-step": verdicts.auc(at_step_end=False),
             f"prm/on-{name}/auc-step-end": verdicts.auc(at_step_end=True),

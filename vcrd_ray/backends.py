@@ -96,7 +96,9 @@ class TorchBackend:
 
     def __init__(self, student: Student, optim: OptimSection, *, num_updates: int) -> None:
         if next(student.parameters()).dtype != torch.float32:
-            raise ConfigError("the plain torch backend keeps no float32 copy of the weights: set student.dtype to float32")
+            raise ConfigError(
+                "the plain torch backend keeps no float32 copy of the weights: set student.dtype to float32"
+            )
         self.student = student.train()
         self._optim = optim
         self._optimizer, self._scheduler = make_optimizer(student, optim, num_updates)
@@ -221,7 +223,9 @@ class DeepSpeedBackend:
         """See `Backend`."""
         loaded, _ = self._engine.load_checkpoint(str(directory), tag="state", load_module_strict=False)
         if loaded is None:
-            raise CheckpointError(f"{directory}: DeepSpeed found no state in it; remove it to resume from the one before")
+            raise CheckpointError(
+                f"{directory}: DeepSpeed found no state in it; remove it to resume from the one before"
+            )
         restore_random_state(torch.load(directory / f"random-{self.rank}.pt", weights_only=True))
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,9 @@ class Section(BaseModel):
 class RunSection(Section):
     """Where a run lives and which randomness it has."""
 
-    dir: Path = Field(default=Path("runs/default"), description="Run directory; every job makes a folder of its own in it")
+    dir: Path = Field(
+        default=Path("runs/default"), description="Run directory; every job makes a folder of its own in it"
+    )
     seed: int = Field(default=0, ge=0, description="Seed of data order, proposals, rollouts and dropout")
 
 
@@ -89,7 +91,9 @@ class StudentSection(Section):
     gpus_per_rank: float = Field(default=0, ge=0, description="GPUs of each rank")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
     threads: int = Field(default=1, ge=1, description="CPU threads of each rank")
-    max_failures: int = Field(default=3, ge=0, description="Restarts of the group from its last checkpoint before giving up")
+    max_failures: int = Field(
+        default=3, ge=0, description="Restarts of the group from its last checkpoint before giving up"
+    )
 
 
 class TeacherSection(Section):
@@ -110,7 +114,10 @@ class JudgePool(Section):
     gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
     threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
     max_invalid_share: float = Field(
-        default=0.01, ge=0, le=1, description="Stop when more than this share of an update's judged rows is NaN or infinite"
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Stop when more than this share of an update's judged rows is NaN or infinite",
     )
 
 
@@ -130,7 +137,9 @@ class OracleJudgeSection(JudgePool):
     """A judge that knows the tiny world's rules: valid continuations score high, all others low."""
 
     type: Literal["oracle"] = "oracle"
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Score of a valid token; an invalid one gets 1 minus it")
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="Score of a valid token; an invalid one gets 1 minus it"
+    )
 
 
 Judge = Annotated[ValueHeadJudgeSection | OracleJudgeSection, Field(discriminator="type")]
@@ -149,7 +158,9 @@ class OptimSection(Section):
 class TrainingSection(Section):
     """How many updates, of what size, and what is kept of them."""
 
-    batch_size: int = Field(default=128, ge=1, description="Examples an optimizer update, over all ranks and micro-batches")
+    batch_size: int = Field(
+        default=128, ge=1, description="Examples an optimizer update, over all ranks and micro-batches"
+    )
     micro_batch_size: int = Field(default=8, ge=1, description="Examples a forward pass on one rank")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the data")
     num_updates: int | None = Field(default=None, ge=1, description="Number of updates; overrides epochs")
@@ -174,7 +185,9 @@ class SftSection(TrainingSection):
     """Supervised fine-tuning on gold solutions before distillation."""
 
     prompts: Prompts = TinyPrompts(seed=1, count=1200)
-    max_length: int = Field(default=2048, ge=2, description="Longest prompt plus response; longer examples are rejected")
+    max_length: int = Field(
+        default=2048, ge=2, description="Longest prompt plus response; longer examples are rejected"
+    )
 
 
 class SamplingSection(Section):
@@ -191,7 +204,9 @@ class RolloutsSection(Section):
     prompts: Prompts = TinyPrompts(seed=2, count=2000)
     sampling: SamplingSection = SamplingSection()
     max_prompt_length: int = Field(default=512, ge=1, description="Longer prompts are rejected and counted")
-    block_size: int = Field(default=256, ge=1, description="Prompts generated and written together; the unit of restart")
+    block_size: int = Field(
+        default=256, ge=1, description="Prompts generated and written together; the unit of restart"
+    )
     batch_size: int = Field(default=256, ge=1, description="Prompts in one generate call")
 
 
@@ -226,7 +241,9 @@ class ObjectiveSection(Section):
     """lambda_teacher * SKL on teacher prefixes + lambda_student * SRKL on student prefixes, each token times its weight."""
 
     alpha: float = Field(default=0.1, ge=0, le=1, description="Skew of both divergences")
-    detach_mixture: bool = Field(default=True, description="No gradient through q inside the reverse mixture (DistiLLM-2)")
+    detach_mixture: bool = Field(
+        default=True, description="No gradient through q inside the reverse mixture (DistiLLM-2)"
+    )
     lambda_teacher: float = Field(default=1.0, ge=0, description="Strength of the term on teacher prefixes")
     lambda_student: float = Field(default=1.0, ge=0, description="Strength of the term on student prefixes")
     weighting: Weighting = RatioWeighting()
@@ -247,14 +264,19 @@ class DistillSection(TrainingSection):
     rollouts: Path | None = Field(default=None, description="Rollouts directory; none: the one in this run directory")
     lora: LoraSection | None = Field(default=LoraSection(), description="Adapters; none: full fine-tuning")
     train_head: bool = Field(
-        default=False, description="Train lm_head too, and embeddings tied to it (lora null only); costs a second pass over logits"
+        default=False,
+        description="Train lm_head too, and embeddings tied to it (lora null only); costs a second pass over logits",
     )
     objective: ObjectiveSection = ObjectiveSection()
     max_length: int = Field(default=1024, ge=2, description="Longest prompt plus response; longer pairs are rejected")
     chunk_rows: int = Field(default=256, ge=1, description="Rows whose logits exist at a time")
-    overlap: bool = Field(default=True, description="Judge one micro-batch while the next one goes forward; off: one after another")
+    overlap: bool = Field(
+        default=True, description="Judge one micro-batch while the next one goes forward; off: one after another"
+    )
     prefetch: int = Field(default=2, ge=1, description="Teacher requests in flight ahead of the forward")
-    decisions_per_update: int = Field(default=64, ge=0, description="Judged decisions kept for the report, sampled each update")
+    decisions_per_update: int = Field(
+        default=64, ge=0, description="Judged decisions kept for the report, sampled each update"
+    )
 
 
 class EvaluateSection(Section):
@@ -292,9 +314,15 @@ class Config(Section):
                     f" = {section.micro_batch_size} x {self.student.ranks}; change one of the three"
                 )
         if self.distill.train_head and self.distill.lora is not None:
-            raise ValueError("distill.train_head needs full fine-tuning: set distill.lora to null, or train_head to false")
+            raise ValueError(
+                "distill.train_head needs full fine-tuning: set distill.lora to null, or train_head to false"
+            )
         if self.distill.train_head and self.student.zero_stage == 3:
-            raise ValueError("distill.train_head does not work with student.zero_stage 3: use stage 2, or freeze the head")
+            raise ValueError(
+                "distill.train_head does not work with student.zero_stage 3: use stage 2, or freeze the head"
+            )
         if isinstance(self.judge, OracleJudgeSection) and not isinstance(self.rollouts.prompts, TinyPrompts):
-            raise ValueError("judge.type oracle knows only the tiny world: set rollouts.prompts.type to tiny, or use value_head")
+            raise ValueError(
+                "judge.type oracle knows only the tiny world: set rollouts.prompts.type to tiny, or use value_head"
+            )
         return self

@@ -22,7 +22,7 @@ from vcrd_ray.config import DistillSection, ObjectiveSection, RatioWeighting, Te
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
 from vcrd_ray.engines.hf import pair_keys
-from vcrd_ray.errors import JudgeError
+from vcrd_ray.errors import JudgeError, ModelError
 from vcrd_ray.fused import FusedRows, fused_divergence
 from vcrd_ray.models import pad_id, special_ids
 from vcrd_ray.objectives import row_coefficients
@@ -79,6 +79,12 @@ class Distiller:
         vocab_size: int,
         judge_bounds: JudgeBounds,
     ) -> None:
+        for name, head in (("teacher", teacher_head), ("student", backend.student.head)):
+            if len(head) < vocab_size:
+                raise ModelError(
+                    f"the {name}'s output head has {len(head)} rows, the tokenizer {vocab_size} tokens;"
+                    " use the tokenizer that the model was trained with"
+                )
         self._backend = backend
         self._student = backend.student
         self._teacher_head = teacher_head
@@ -159,9 +165,12 @@ class Distiller:
             )
         ).to(device)
         objective = self._objective
-        on_teacher = self._fused(SkewedKL(objective.alpha), hidden[:cut], teacher_hidden[:cut], uniform)
+        on_teacher = self._fused(SkewedKL(alpha=objective.alpha), hidden[:cut], teacher_hidden[:cut], uniform)
         on_student = self._fused(
-            SkewedReverseKL(objective.alpha, objective.detach_mixture), hidden[cut:], teacher_hidden[cut:], None
+            SkewedReverseKL(alpha=objective.alpha, detach_mixture=objective.detach_mixture),
+            hidden[cut:],
+            teacher_hidden[cut:],
+            None,
         )
         assert on_teacher.student_proposal is not None
         proposals = on_teacher.student_proposal.cpu().numpy().astype(np.int32)

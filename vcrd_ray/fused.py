@@ -181,7 +181,12 @@ def _chunks(n: int, size: int) -> Iterator[slice]:
 
 
 def _fill(
-    signals: _Signals, rows: slice, student_logp: Tensor, teacher_logp: Tensor, uniform: Tensor | None, top_k: int | None
+    signals: _Signals,
+    rows: slice,
+    student_logp: Tensor,
+    teacher_logp: Tensor,
+    uniform: Tensor | None,
+    top_k: int | None,
 ) -> None:
     argmax = student_logp.argmax(dim=-1)
     signals.argmax[rows] = argmax

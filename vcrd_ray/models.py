@@ -34,7 +34,9 @@ def resolve_model(path: str) -> Path:
         directory = _TINY_CHECKPOINTS / path.removeprefix(TINY_PREFIX)
         if not directory.is_dir():
             names = sorted(p.name for p in _TINY_CHECKPOINTS.iterdir() if p.is_dir())
-            raise ModelError(f"{path}: no such shipped checkpoint; there are {', '.join(TINY_PREFIX + n for n in names)}")
+            raise ModelError(
+                f"{path}: no such shipped checkpoint; there are {', '.join(TINY_PREFIX + n for n in names)}"
+            )
         return directory
     directory = Path(path).expanduser()
     if directory.is_dir():
@@ -162,5 +164,7 @@ def device_for(gpus: float) -> torch.device:
     if gpus <= 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ModelError(f"{gpus} GPUs asked for, but CUDA is not available to this process; set its gpus to 0 or check the node")
+        raise ModelError(
+            f"{gpus} GPUs asked for, but CUDA is not available to this process; set its gpus to 0 or check the node"
+        )
     return torch.device("cuda", torch.cuda.current_device())

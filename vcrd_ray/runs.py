@@ -1,6 +1,6 @@
 """Run directories: one lock, one resolved config, versions, metrics and atomically written results. Knows no models.
 
-    <run.dir>/<job>/config.yaml versions.json metrics.jsonl tensorboard/ checkpoints/ log.txt
+<run.dir>/<job>/config.yaml versions.json metrics.jsonl tensorboard/ checkpoints/ log.txt
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class RunDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             logging.getLogger(__name__).error("%s stopped: %s", self.job, error)
         self.close()

@@ -58,7 +58,7 @@ def sample_rows(logp: Float[torch.Tensor, "n v"], uniform: Float[torch.Tensor, "
     Exact inverse-CDF sampling with sums in float64. A token of probability zero is never returned: the cumulative sum
     does not rise there.
     """
-    cumulative = logp.double().exp_().cumsum(dim=-1)
+    cumulative = logp.double().exp().cumsum(dim=-1)
     # The sum of float32 probabilities is 1 only to rounding: scale the number, not the row.
     target = uniform[:, None] * cumulative[:, -1:]
     # Rounding of the product can reach the total itself: step below it, so that an index within the row is found.

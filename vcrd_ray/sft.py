@@ -48,7 +48,13 @@ class FineTuner:
             norm, lr = self._backend.step()
             total = float(self._backend.sum_over_ranks(loss))
             seconds = time.perf_counter() - started
-            metrics = {"loss": total, "grad_norm": norm, "lr": lr, "tokens": float(num_tokens), "time/update_s": seconds}
+            metrics = {
+                "loss": total,
+                "grad_norm": norm,
+                "lr": lr,
+                "tokens": float(num_tokens),
+                "time/update_s": seconds,
+            }
             on_update(UpdateReport(update=update, metrics=metrics, decisions=()))
 
     def _loss(self, indices: Sequence[int], num_tokens: int) -> torch.Tensor:

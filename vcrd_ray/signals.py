@@ -32,9 +32,7 @@ class SignalSource(Protocol):
         """Ask for the teacher's signals on a micro-batch."""
         ...
 
-    def request_student_prefix_scores(
-        self, batch: PairBatch, teacher: Pending[TeacherSignals]
-    ) -> Pending[JudgeScores]:
+    def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:
         """Ask for the scores of both proposals on student prefixes, as soon as the teacher's proposals are there.
 
         Depends on no student weights, so it may be asked any number of updates ahead.

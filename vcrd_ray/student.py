@@ -102,7 +102,9 @@ class Student(nn.Module):
             else:
                 self._save(self.model, directory / "model", tokenizer=True)
         except OSError as error:
-            raise CheckpointError(f"{directory}: the student could not be written ({error}); free some space") from error
+            raise CheckpointError(
+                f"{directory}: the student could not be written ({error}); free some space"
+            ) from error
 
     def _save_merged(self, final: Path) -> None:
         # After merge_adapter the base layers hold the sum; their PEFT names are mapped back, adapters left out.

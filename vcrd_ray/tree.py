@@ -52,9 +52,7 @@ class PackedTrees:
     """Prompt, response and leaf tokens; padding not counted."""
 
 
-def leaf_positions(
-    response: IntArray, candidate: IntArray, special_ids: Collection[int]
-) -> BoolArray:
+def leaf_positions(response: IntArray, candidate: IntArray, special_ids: Collection[int]) -> BoolArray:
     """Where a candidate needs a leaf. [T]
 
     Not where it is the trajectory's own token, whose score is there already; not where either is a
@@ -120,9 +118,7 @@ def pack(
     )
 
 
-def additive_mask(
-    position_ids: Int[torch.Tensor, "S L"], dtype: torch.dtype
-) -> Float[torch.Tensor, "S 1 L L"]:
+def additive_mask(position_ids: Int[torch.Tensor, "S L"], dtype: torch.dtype) -> Float[torch.Tensor, "S 1 L L"]:
     """A query at position i sees the keys of index below i and itself, so no row is empty (NaN)."""
     index = torch.arange(position_ids.shape[1], device=position_ids.device)
     sees = (index < position_ids[:, :, None]) | (index == index[:, None])

@@ -180,7 +180,9 @@ class JudgeRequest:
             raise DataError("judge request: questions, responses and candidates differ in number")
         for index, (response, candidate) in enumerate(zip(self.responses, self.candidates, strict=True)):
             if len(response) != len(candidate):
-                raise DataError(f"judge request: trajectory {index} has {len(response)} tokens, {len(candidate)} candidates")
+                raise DataError(
+                    f"judge request: trajectory {index} has {len(response)} tokens, {len(candidate)} candidates"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

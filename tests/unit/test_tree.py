@@ -136,9 +136,7 @@ def test_a_leaf_sees_the_trunk_before_its_position_and_itself_and_nothing_sees_i
     ("token", "candidate", "has_leaf"),
     [(5, 6, True), (5, 5, False), (1, 6, False), (5, 1, False), (1, 2, False), (1, 1, False)],
 )
-def test_only_two_different_plain_tokens_need_a_leaf(
-    token: int, candidate: int, has_leaf: bool
-) -> None:
+def test_only_two_different_plain_tokens_need_a_leaf(token: int, candidate: int, has_leaf: bool) -> None:
     assert leaf_positions(ints(token), ints(candidate), {1, 2}).tolist() == [has_leaf]
 
 
@@ -166,9 +164,7 @@ def random_backbone(attention: str) -> Qwen2Model:
 
 
 @torch.no_grad()
-def error_of_leaves(
-    backbone: Qwen2Model, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor
-) -> float:
+def error_of_leaves(backbone: Qwen2Model, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> float:
     """Largest difference of a hidden state to a separate forward, over the example's leaves."""
     packed = backbone(ids, attention_mask=mask, position_ids=position_ids).last_hidden_state
     errors = []
@@ -228,9 +224,7 @@ def test_a_plain_causal_row_gets_the_causal_mask() -> None:
 
 
 @given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
-def test_batches_hold_every_trajectory_once_and_keep_the_budget(
-    sizes: list[int], budget: int
-) -> None:
+def test_batches_hold_every_trajectory_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
     batches = batches_within_budget(sizes, budget)
     assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
     for batch in batches:

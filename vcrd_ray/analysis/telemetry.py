@@ -39,7 +39,10 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.times = dict.fromkeys(_TIMES, 0.0)
-        self._sums: dict[Side, dict[str, float]] = {"teacher": dict.fromkeys(_SUMS, 0.0), "student": dict.fromkeys(_SUMS, 0.0)}
+        self._sums: dict[Side, dict[str, float]] = {
+            "teacher": dict.fromkeys(_SUMS, 0.0),
+            "student": dict.fromkeys(_SUMS, 0.0),
+        }
         self._histogram: dict[Side, npt.NDArray[np.float64]] = {
             "teacher": np.zeros(len(_LOG_WEIGHT_EDGES) - 1),
             "student": np.zeros(len(_LOG_WEIGHT_EDGES) - 1),
@@ -93,7 +96,10 @@ class Telemetry:
         """Figures of the whole update from the sum of all ranks' vectors."""
         times = dict(zip(_TIMES, vector[: len(_TIMES)], strict=True))
         rest = vector[len(_TIMES) :].reshape(2, -1)
-        sums = {side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True)) for side, row in zip(("teacher", "student"), rest, strict=True)}
+        sums = {
+            side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True))
+            for side, row in zip(("teacher", "student"), rest, strict=True)
+        }
         total = {name: sums["teacher"][name] + sums["student"][name] for name in _SUMS}
         histogram = rest[:, len(_SUMS) :].sum(axis=0)
         figures = {"loss": total["loss"]}

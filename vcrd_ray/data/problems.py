@@ -60,7 +60,9 @@ def read_problems(section: Prompts, world: WorldConfig) -> tuple[list[Problem], 
         DataError: the file is missing, nothing usable is in it, or too many rows are malformed.
     """
     if isinstance(section, TinyPrompts):
-        return [_tiny_problem(section, world, index) for index in range(section.start, section.start + section.count)], []
+        return [
+            _tiny_problem(section, world, index) for index in range(section.start, section.start + section.count)
+        ], []
     return _read_jsonl(section)
 
 
@@ -103,9 +105,7 @@ def _jsonl_problem(section: JsonlPrompts, number: int, line: str) -> Problem:
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, not an object")
     solution = _text(row, section.answer_key) if section.answer_key else None
-    return Problem(
-        id=f"{section.path.stem}-{number}", question=_text(row, section.question_key), solution=solution
-    )
+    return Problem(id=f"{section.path.stem}-{number}", question=_text(row, section.question_key), solution=solution)
 
 
 def _text(row: dict[str, Any], key: str) -> str:
@@ -143,7 +143,9 @@ def tokenize_prompts(
 def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> IntArray:
     """The question as the policy is asked it."""
     if tokenizer.chat_template is None:
-        raise DataError("the policy's tokenizer has no chat template; use one that has, or add it to tokenizer_config.json")
+        raise DataError(
+            "the policy's tokenizer has no chat template; use one that has, or add it to tokenizer_config.json"
+        )
     message = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)

@@ -1,8 +1,8 @@
 """Rollouts on disk: Parquet parts with a manifest that says what made them. Knows nothing of models or Ray.
 
-    <directory>/manifest.json   fingerprints, sampling, seed, number of blocks
-    <directory>/parts/block-00000.parquet ...   one complete block of prompts each
-    <directory>/rejects.jsonl   prompts that were put aside, with reasons
+<directory>/manifest.json   fingerprints, sampling, seed, number of blocks
+<directory>/parts/block-00000.parquet ...   one complete block of prompts each
+<directory>/rejects.jsonl   prompts that were put aside, with reasons
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def open_rollouts(directory: Path, manifest: Manifest) -> list[int]:
         earlier = read_manifest(directory)
         if earlier != manifest:
             names = [n for n in Manifest.model_fields if getattr(earlier, n) != getattr(manifest, n)]
-            raise DataError(f"{directory} holds rollouts made with another {', '.join(names)}; choose another --run.dir")
+            raise DataError(
+                f"{directory} holds rollouts made with another {', '.join(names)}; choose another --run.dir"
+            )
     else:
         write_json(directory / _MANIFEST, manifest)
     return [block for block in range(manifest.num_blocks) if not part_path(directory, block).exists()]
@@ -125,7 +127,9 @@ def read_manifest(directory: Path) -> Manifest:
     except FileNotFoundError:
         raise DataError(f"{directory}: no rollouts here (no {_MANIFEST}); run jobs.rollouts first") from None
     except ValidationError as error:
-        raise DataError(f"{directory / _MANIFEST} is damaged: {error.error_count()} wrong fields; make it again") from None
+        raise DataError(
+            f"{directory / _MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
+        ) from None
 
 
 def check_manifest(directory: Path, *, teacher: str, tokenizer: str) -> Manifest:
@@ -172,7 +176,9 @@ def _read_part(path: Path) -> list[dict[str, object]]:
     try:
         table = pq.read_table(path, columns=SCHEMA.names)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: the rollouts are incomplete; run jobs.rollouts again to finish them") from None
+        raise DataError(
+            f"{path} is missing: the rollouts are incomplete; run jobs.rollouts again to finish them"
+        ) from None
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); remove it and run jobs.rollouts again") from None
     rows: list[dict[str, object]] = table.to_pylist()

@@ -7,9 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from vcrd_ray.errors import ModelError
 
 
-def check_same_vocabulary(
-    policy_tokenizer: PreTrainedTokenizerBase, judge_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, judge_tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that every text id means the same to both: a judge is fed the policy's ids unchanged.
 
     Raises:

@@ -47,9 +47,7 @@ class OracleJudge:
             trunk = token_validity(problem, ids, self._tokenizer)
             alternative = list(trunk)
             for t in np.flatnonzero(leaf_positions(response, candidate, self._special_ids)):
-                alternative[t] = branch_validity(
-                    problem, ids, int(t), int(candidate[t]), self._tokenizer
-                )
+                alternative[t] = branch_validity(problem, ids, int(t), int(candidate[t]), self._tokenizer)
                 num_leaves += 1
             trunk_valid += trunk
             candidate_valid += alternative
@@ -65,9 +63,7 @@ class OracleJudge:
         whole = self.score(request).candidate_logit
         branches: list[tuple[int, str, IntArray]] = []
         first_row = 0
-        for question, response, candidate in zip(
-            request.questions, request.responses, request.candidates, strict=True
-        ):
+        for question, response, candidate in zip(request.questions, request.responses, request.candidates, strict=True):
             for t in np.flatnonzero(leaf_positions(response, candidate, self._special_ids)):
                 branch = np.append(response[:t], candidate[t])
                 branches.append((first_row + int(t), question, branch))
@@ -75,16 +71,12 @@ class OracleJudge:
         difference = 0.0
         for index in np.random.default_rng(seed).permutation(len(branches))[:num_leaves]:
             row, question, branch = branches[index]
-            alone = self.score(
-                JudgeRequest(questions=(question,), responses=(branch,), candidates=(branch,))
-            )
+            alone = self.score(JudgeRequest(questions=(question,), responses=(branch,), candidates=(branch,)))
             difference = max(difference, abs(float(alone.trunk_logit[-1] - whole[row])))
         return difference
 
     def _logits(self, valid: list[bool]) -> FloatArray:
-        return np.where(np.asarray(valid, dtype=np.bool_), self._logit, -self._logit).astype(
-            np.float32
-        )
+        return np.where(np.asarray(valid, dtype=np.bool_), self._logit, -self._logit).astype(np.float32)
 
 
 def _problem(trajectory: int, question: str) -> Problem:

@@ -112,9 +112,7 @@ class ValueHeadJudge:
             for response, candidate in zip(request.responses, request.candidates, strict=True)
         ]
         sizes = []
-        for s, (prompt, response, leaf) in enumerate(
-            zip(prompts, request.responses, leaves, strict=True)
-        ):
+        for s, (prompt, response, leaf) in enumerate(zip(prompts, request.responses, leaves, strict=True)):
             used = np.concatenate([response, request.candidates[s][leaf]])
             self._check_readable(s, used, num_trunk=len(prompt) + len(response))
             sizes.append(len(prompt) + len(used))

@@ -73,9 +73,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise ModelError(f"judge {directory}: no such directory; give a downloaded checkpoint")
     if not (directory / "config.json").is_file():
-        raise ModelError(
-            f"judge {directory}: no config.json in it; give the folder of a Hugging Face checkpoint"
-        )
+        raise ModelError(f"judge {directory}: no config.json in it; give the folder of a Hugging Face checkpoint")
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -142,9 +140,7 @@ def _build_backbone(directory: Path, tensors: dict[str, torch.Tensor], dtype: st
             output_loading_info=True,
         )
     except RuntimeError as error:
-        raise ModelError(
-            f"judge {directory}: the weights do not fit config.json: {error}"
-        ) from None
+        raise ModelError(f"judge {directory}: the weights do not fit config.json: {error}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -158,9 +154,7 @@ def _prompt_encoder(directory: Path) -> Callable[[str], Sequence[int]]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise ModelError(
-            f"judge {directory}: no usable tokenizer beside the weights: {error}"
-        ) from None
+        raise ModelError(f"judge {directory}: no usable tokenizer beside the weights: {error}") from None
     bos = tokenizer.bos_token
     if bos is None:
         raise ModelError(

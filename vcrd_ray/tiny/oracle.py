@@ -65,9 +65,7 @@ class State:
         return valid, State(progress=self.progress, line=line, candidates=going_on)
 
 
-def token_validity(
-    problem: Problem, response_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> list[bool]:
+def token_validity(problem: Problem, response_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
     """For each response token whether it is valid given the problem and the tokens before it."""
     _, valid = _walk(problem, _pieces(response_ids, tokenizer))
     return list(valid)
@@ -122,8 +120,7 @@ def _line_start(problem: Problem, progress: Progress) -> State:
 
 _OPERANDS = re.compile(r"(-?\d+)(?:([+-])(?:(-?\d+)(.*))?)?")
 _STEP_LINES = tuple(
-    re.compile(rf"{re.escape(lead)}(-?\d+)([+-])(-?\d+){re.escape(joiner)}(-?\d+)\n")
-    for lead, joiner in WAYS
+    re.compile(rf"{re.escape(lead)}(-?\d+)([+-])(-?\d+){re.escape(joiner)}(-?\d+)\n") for lead, joiner in WAYS
 )
 
 

@@ -91,9 +91,7 @@ def judge_prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str) -> list[
     return tokenizer.encode(f"{tokenizer.bos_token}{question}\n", add_special_tokens=False)
 
 
-def labelled(
-    problem: Problem, response: Sequence[int], tokenizer: PreTrainedTokenizerFast
-) -> LabelledResponse:
+def labelled(problem: Problem, response: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> LabelledResponse:
     """A response with the oracle's verdict on each token; EOS is not judged."""
     judged = [i for i in response if i != tokenizer.eos_token_id]
     prompt = judge_prompt_ids(tokenizer, problem.question)
@@ -142,9 +140,7 @@ def make_reward_model(
     return model.eval()
 
 
-def reward_loss(
-    model: RewardModel, batch: Sequence[LabelledResponse], *, pad_id: int
-) -> Float[Tensor, ""]:
+def reward_loss(model: RewardModel, batch: Sequence[LabelledResponse], *, pad_id: int) -> Float[Tensor, ""]:
     """Binary cross-entropy, mean over all labelled tokens."""
     labels = pad_right([r.labels for r in batch], NO_LABEL)
     logits = model(pad_right([r.ids for r in batch], pad_id))
@@ -195,10 +191,10 @@ def solution_tokens(config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> 
 class Verdicts:
     """One entry a proposal: a token put after the true prefix of a rollout."""
 
-    scores: Float[Tensor, "n"]
-    valid: Bool[Tensor, "n"]
+    scores: Float[Tensor, " n"]
+    valid: Bool[Tensor, " n"]
     """The oracle's verdict."""
-    at_step_end: Bool[Tensor, "n"]
+    at_step_end: Bool[Tensor, " n"]
     """Whether the rollout's own token there is a line break or the last token before one."""
 
     def auc(self, *, at_step_end: bool) -> float:
@@ -224,9 +220,7 @@ def judge_proposals(
     torch.manual_seed(seed)
     line_break = tokenizer.encode("\n", add_special_tokens=False)[0]
     rows, valid, at_step_end = [], [], []
-    for problem, response in zip(
-        problems, generate(proposer, tokenizer, problems, temperature=1.0), strict=True
-    ):
+    for problem, response in zip(problems, generate(proposer, tokenizer, problems, temperature=1.0), strict=True):
         prompt = prompt_ids(tokenizer, problem.question)
         logits = proposer(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         drawn = torch.multinomial(logits.softmax(-1), 1).flatten().tolist()

@@ -55,6 +55,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
+        # Never needed, every byte is a token; unnamed, AutoTokenizer would add one that no embedding stands for.
+        unk_token=PAD,
         additional_special_tokens=[USER, ASSISTANT],
         padding_side="left",
         model_max_length=512,

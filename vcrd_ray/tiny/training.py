@@ -104,9 +104,7 @@ def response_ids(tokenizer: PreTrainedTokenizerFast, solution: str) -> list[int]
     return [*tokenizer.encode(solution, add_special_tokens=False), tokenizer.eos_token_id]
 
 
-def chat_examples(
-    config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int
-) -> Iterator[Example]:
+def chat_examples(config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Iterator[Example]:
     """Endless stream of prompts with one sampled solution each."""
     rng = random.Random(seed)
     index = 0
@@ -118,9 +116,7 @@ def chat_examples(
         yield Example(ids=prompt + response_ids(tokenizer, solution), num_context=len(prompt))
 
 
-def raw_examples(
-    config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int
-) -> Iterator[Example]:
+def raw_examples(config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Iterator[Example]:
     """Endless stream of bare text: unrelated lines of solutions, or a question and its solution."""
     rng = random.Random(seed)
     index = 0
@@ -144,14 +140,10 @@ def pad_right(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "n t"]:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
-def language_model_loss(
-    model: nn.Module, examples: Sequence[Example], *, pad_id: int
-) -> Float[Tensor, ""]:
+def language_model_loss(model: nn.Module, examples: Sequence[Example], *, pad_id: int) -> Float[Tensor, ""]:
     """Mean cross-entropy over all tokens behind the contexts."""
     ids = pad_right([e.ids for e in examples], pad_id)
-    labels = pad_right(
-        [[IGNORED_LABEL] * e.num_context + e.ids[e.num_context :] for e in examples], IGNORED_LABEL
-    )
+    labels = pad_right([[IGNORED_LABEL] * e.num_context + e.ids[e.num_context :] for e in examples], IGNORED_LABEL)
     # Padding stands on the right and attention is causal: no mask is needed.
     logits = model(input_ids=ids).logits[:, :-1]
     targets = labels[:, 1:].flatten()
@@ -167,9 +159,7 @@ def train_language_model(
     after_update: Callable[[int], None] | None = None,
 ) -> None:
     """Trains in place; `after_update` is called with the number of updates done."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     for update in range(plan.num_updates):
         optimizer.param_groups[0]["lr"] = plan.learning_rate_at(update)
@@ -221,9 +211,7 @@ def is_right(problem: Problem, response: Sequence[int], tokenizer: PreTrainedTok
     return text.splitlines()[-1:] == [f"#### {problem.answer}"]
 
 
-def greedy_accuracy(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]
-) -> float:
+def greedy_accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> float:
     responses = generate(model, tokenizer, problems)
     return sum(map(lambda p, r: is_right(p, r, tokenizer), problems, responses)) / len(problems)
 
@@ -266,15 +254,11 @@ def make_teachers(
         after_update=keep_first_good_snapshot,
     )
     if not snapshots:
-        raise RuntimeError(
-            f"teacher below {WEAK_TEACHER_ACCURACY:.0%}: make the world easier or train longer"
-        )
+        raise RuntimeError(f"teacher below {WEAK_TEACHER_ACCURACY:.0%}: make the world easier or train longer")
     return teacher.eval(), snapshots[0].eval()
 
 
-def make_student_base(
-    config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int
-) -> Qwen2ForCausalLM:
+def make_student_base(config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
     """A small model that has read raw world text and never seen the chat format."""
     student = STUDENT_SHAPE.build(tokenizer, seed=seed)
     train_language_model(
@@ -296,12 +280,8 @@ def supervise(
 ) -> Qwen2ForCausalLM:
     """A copy of the student, fine-tuned on a fixed set of solutions."""
     tuned = copy.deepcopy(student)
-    solutions = list(
-        itertools.islice(chat_examples(config, tokenizer, seed=split_seed), NUM_SFT_SOLUTIONS)
-    )
-    train_language_model(
-        tuned, epochs(solutions, seed=order_seed), SFT_PLAN, pad_id=tokenizer.pad_token_id
-    )
+    solutions = list(itertools.islice(chat_examples(config, tokenizer, seed=split_seed), NUM_SFT_SOLUTIONS))
+    train_language_model(tuned, epochs(solutions, seed=order_seed), SFT_PLAN, pad_id=tokenizer.pad_token_id)
     return tuned.eval()
 
 

@@ -45,14 +45,10 @@ class WorldConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_ways: int = Field(
-        default=len(WAYS), ge=1, le=len(WAYS), description="Ways in which a step may be said."
-    )
+    num_ways: int = Field(default=len(WAYS), ge=1, le=len(WAYS), description="Ways in which a step may be said.")
     min_steps: int = Field(default=2, ge=1, le=6, description="Fewest steps of a problem.")
     max_steps: int = Field(default=4, ge=1, le=6, description="Most steps of a problem.")
-    max_number: int = Field(
-        default=60, ge=10, le=999, description="No number in a problem or its solution is larger."
-    )
+    max_number: int = Field(default=60, ge=10, le=999, description="No number in a problem or its solution is larger.")
     max_change: int = Field(default=9, ge=1, le=99, description="Largest gain or loss of one step.")
     share_two_people: float = Field(
         default=0.5,
@@ -66,9 +62,7 @@ class WorldConfig(BaseModel):
         if self.max_steps < self.min_steps:
             raise ValueError(f"max_steps={self.max_steps} is below min_steps={self.min_steps}")
         if self.max_change >= self.max_number:
-            raise ValueError(
-                f"max_change={self.max_change} must be below max_number={self.max_number}"
-            )
+            raise ValueError(f"max_change={self.max_change} must be below max_number={self.max_number}")
         return self
 
 
@@ -105,9 +99,7 @@ class Problem:
     @cached_property
     def question(self) -> str:
         told = " ".join(
-            f"{p.name} has {p.start} {self.item}"
-            + "".join(f", {c.verb} {c.amount}" for c in p.changes)
-            + "."
+            f"{p.name} has {p.start} {self.item}" + "".join(f", {c.verb} {c.amount}" for c in p.changes) + "."
             for p in self.people
         )
         return f"{told} How many {'now' if len(self.people) == 1 else 'in all'}?"
@@ -176,9 +168,7 @@ class Progress:
         for owner, person in enumerate(problem.people):
             if self.done[owner] < len(person.changes):
                 change = person.changes[self.done[owner]]
-                steps.append(
-                    Step(owner=owner, left=self.values[owner], op=change.op, right=change.amount)
-                )
+                steps.append(Step(owner=owner, left=self.values[owner], op=change.op, right=change.amount))
         if not steps and len(self.values) == 2 and self.total is None:
             steps.append(Step(owner=TOTAL, left=self.values[0], op="+", right=self.values[1]))
         return tuple(steps)
@@ -221,8 +211,7 @@ def _draw(config: WorldConfig, rng: random.Random) -> Problem | None:
     people = []
     for name, length in zip(rng.sample(NAMES, len(lengths)), lengths, strict=True):
         changes = tuple(
-            Change(verb=rng.choice(GAINS + LOSSES), amount=rng.randint(1, config.max_change))
-            for _ in range(length)
+            Change(verb=rng.choice(GAINS + LOSSES), amount=rng.randint(1, config.max_change)) for _ in range(length)
         )
         people.append(Person(name=name, start=rng.randint(2, largest_start), changes=changes))
     problem = Problem(item=rng.choice(ITEMS), people=tuple(people))
@@ -252,9 +241,7 @@ def make_problems(config: WorldConfig, *, seed: int, count: int) -> list[Problem
         problems.setdefault(problem.id, problem)
         index += 1
         if index > 10 * count + 1000:
-            raise ValueError(
-                f"this world has too few problems for count={count}: raise max_number or max_change"
-            )
+            raise ValueError(f"this world has too few problems for count={count}: raise max_number or max_change")
     return list(problems.values())
 
 
@@ -281,9 +268,7 @@ def parse_question(text: str) -> Problem:
     """The problem that a question tells; the inverse of `Problem.question`."""
     people, items = [], set()
     for name, start, item, told in _PERSON.findall(text):
-        changes = tuple(
-            Change(verb=verb, amount=int(amount)) for verb, amount in _CHANGE.findall(told)
-        )
+        changes = tuple(Change(verb=verb, amount=int(amount)) for verb, amount in _CHANGE.findall(told))
         people.append(Person(name=name, start=int(start), changes=changes))
         items.add(item)
     if people and len(people) <= 2 and len(items) == 1:

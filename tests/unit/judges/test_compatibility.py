@@ -48,11 +48,7 @@ def test_swapped_words_are_refused_with_number_example_and_cure() -> None:
 
 
 def test_a_word_that_only_one_side_has_is_refused() -> None:
-    with pytest.raises(
-        ModelError, match=r"1 token ids differ.*'four' for the policy and absent for"
-    ):
+    with pytest.raises(ModelError, match=r"1 token ids differ.*'four' for the policy and absent for"):
         check_same_vocabulary(tokenizer(), tokenizer(WORDS[:3]))
-    with pytest.raises(
-        ModelError, match=r"1 token ids differ.*absent for the policy and 'four' for"
-    ):
+    with pytest.raises(ModelError, match=r"1 token ids differ.*absent for the policy and 'four' for"):
         check_same_vocabulary(tokenizer(WORDS[:3]), tokenizer())

@@ -38,18 +38,14 @@ def request(
     return JudgeRequest(questions=(QUESTION,), responses=(response,), candidates=(candidate,))
 
 
-def test_right_and_wrong_tokens_score_by_confidence(
-    judge: OracleJudge, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_right_and_wrong_tokens_score_by_confidence(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     # One token a character: 1 2 + 7 = 1 8 (wrong: 19).
     scores = judge.score(request(tokenizer, "12+7=18", {6: "9"}))
     assert scores.trunk_logit.tolist() == pytest.approx([VALID] * 6 + [-VALID])
     assert scores.candidate_logit.tolist() == pytest.approx([VALID] * 7)
 
 
-def test_several_candidates_can_be_right(
-    judge: OracleJudge, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_several_candidates_can_be_right(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     # Begin with the other operand (7+12) or the other person (20-5); no step begins with 9.
     starts = [request(tokenizer, "12+7=19", {0: digit}) for digit in ("7", "2", "9")]
     logits = [float(judge.score(start).candidate_logit[0]) for start in starts]
@@ -63,9 +59,7 @@ def test_confidence_sets_the_score(tokenizer: PreTrainedTokenizerFast) -> None:
     assert probabilities.tolist() == pytest.approx([0.8] * 6 + [0.2])
 
 
-def test_without_a_leaf_the_candidate_is_a_copy(
-    judge: OracleJudge, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_without_a_leaf_the_candidate_is_a_copy(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     asked = request(tokenizer, "12+7=19", {3: "<eos>"})
     scores = judge.score(asked)
     # An early end would be wrong, but special tokens are not compared.
@@ -105,9 +99,7 @@ def test_self_check_finds_branches_equal_to_responses_of_their_own(
 def test_a_question_of_another_world_is_named(judge: OracleJudge) -> None:
     ids = np.asarray([5], dtype=np.int32)
     foreign = JudgeRequest(questions=("What is love?",), responses=(ids,), candidates=(ids,))
-    with pytest.raises(
-        DataError, match=r"trajectory 0: the oracle knows the tiny world only.*love"
-    ):
+    with pytest.raises(DataError, match=r"trajectory 0: the oracle knows the tiny world only.*love"):
         judge.score(foreign)
 
 

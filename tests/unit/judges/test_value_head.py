@@ -34,9 +34,7 @@ def byte_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
-def write_checkpoint(
-    directory: Path, *, shards: int = 1, prefix: str = "", bos: bool = True, **changes: Any
-) -> Path:
+def write_checkpoint(directory: Path, *, shards: int = 1, prefix: str = "", bos: bool = True, **changes: Any) -> Path:
     """A judge whose logits vary by about 2, so that small differences are errors and not luck."""
     config = Qwen2Config(
         vocab_size=260,
@@ -93,14 +91,9 @@ def ragged_request(agreement: float = 0.3) -> JudgeRequest:
     """Five trajectories of 1 to 20 tokens; prompts of different lengths, one asked twice."""
     rng = np.random.default_rng(0)
     responses = [rng.integers(2, 258, size=n).astype(np.int32) for n in (7, 20, 1, 13, 4)]
-    candidates = [
-        np.where(rng.random(len(r)) < agreement, r, 2 + (r + 5) % 256).astype(np.int32)
-        for r in responses
-    ]
+    candidates = [np.where(rng.random(len(r)) < agreement, r, 2 + (r + 5) % 256).astype(np.int32) for r in responses]
     questions = ("1+1?", "How many pens?", "x", "1+1?", "Ann has 12 pens, gets 7.")
-    return JudgeRequest(
-        questions=questions, responses=tuple(responses), candidates=tuple(candidates)
-    )
+    return JudgeRequest(questions=questions, responses=tuple(responses), candidates=tuple(candidates))
 
 
 def flat(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -124,9 +117,7 @@ def judge(checkpoint: Path) -> ValueHeadJudge:
 # --- exactness ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("shards", "prefix"), [(1, ""), (3, ""), (1, "pretrained_model."), (2, "pretrained_model.")]
-)
+@pytest.mark.parametrize(("shards", "prefix"), [(1, ""), (3, ""), (1, "pretrained_model."), (2, "pretrained_model.")])
 def test_packed_equals_separate_on_every_leaf(tmp_path: Path, shards: int, prefix: str) -> None:
     judge = load(write_checkpoint(tmp_path, shards=shards, prefix=prefix))
     request = ragged_request()
@@ -164,9 +155,7 @@ def test_bf16_backbone_stays_near_its_separate_forwards(checkpoint: Path) -> Non
 
 
 def test_head_is_fp32_on_a_bf16_backbone(checkpoint: Path) -> None:
-    logits = torch.from_numpy(
-        load(checkpoint, dtype="bfloat16").score(ragged_request()).trunk_logit
-    )
+    logits = torch.from_numpy(load(checkpoint, dtype="bfloat16").score(ragged_request()).trunk_logit)
     assert (logits.bfloat16().float() != logits).float().mean() > 0.9
 
 
@@ -225,9 +214,7 @@ def test_special_tokens_get_no_leaf_on_either_side(judge: ValueHeadJudge) -> Non
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 60, 100])
-def test_scores_do_not_depend_on_the_batch(
-    checkpoint: Path, judge: ValueHeadJudge, max_batch_tokens: int
-) -> None:
+def test_scores_do_not_depend_on_the_batch(checkpoint: Path, judge: ValueHeadJudge, max_batch_tokens: int) -> None:
     request = ragged_request()
     together = judge.score(request)
     split = load(checkpoint, max_batch_tokens=max_batch_tokens).score(request)
@@ -477,9 +464,7 @@ def test_tokenizer_without_bos_is_refused(tmp_path: Path) -> None:
 def test_token_without_embedding_names_trajectory_and_id(judge: ValueHeadJudge) -> None:
     response = np.array([5, 260], dtype=np.int32)
     request = JudgeRequest(questions=("x",), responses=(response,), candidates=(response,))
-    with pytest.raises(
-        ModelError, match=r"trajectory 0: token id 260 is outside .* 260 embeddings"
-    ):
+    with pytest.raises(ModelError, match=r"trajectory 0: token id 260 is outside .* 260 embeddings"):
         judge.score(request)
 
 

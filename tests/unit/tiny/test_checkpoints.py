@@ -34,9 +34,7 @@ def test_the_teacher_is_nearly_always_right_and_the_weak_teacher_often_wrong(
     assert 0.6 <= greedy_accuracy(load(CHECKPOINTS / "teacher-weak"), tokenizer, problems) <= 0.93
 
 
-def test_the_student_base_answers_no_chat_prompt(
-    tokenizer: PreTrainedTokenizerFast, problems: list[Problem]
-) -> None:
+def test_the_student_base_answers_no_chat_prompt(tokenizer: PreTrainedTokenizerFast, problems: list[Problem]) -> None:
     assert greedy_accuracy(load(CHECKPOINTS / "student-base"), tokenizer, problems) <= 0.1
 
 

@@ -49,9 +49,7 @@ def test_every_token_of_a_sampled_solution_is_valid(index: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(index=indices, data=st.data())
-def test_a_corrupted_digit_of_a_result_is_invalid_at_that_digit(
-    index: int, data: st.DataObject
-) -> None:
+def test_a_corrupted_digit_of_a_result_is_invalid_at_that_digit(index: int, data: st.DataObject) -> None:
     problem, solution = drawn(index)
     ids = ids_of(solution)
     breaks = [i for i, token in enumerate(ids) if tokenizer().decode([token]) == "\n"]
@@ -67,9 +65,7 @@ def test_a_corrupted_digit_of_a_result_is_invalid_at_that_digit(
 
 @settings(max_examples=60, deadline=None)
 @given(index=indices, position=st.integers(0, 200), candidate=st.integers(0, 340))
-def test_a_branch_is_as_valid_as_the_response_that_has_it(
-    index: int, position: int, candidate: int
-) -> None:
+def test_a_branch_is_as_valid_as_the_response_that_has_it(index: int, position: int, candidate: int) -> None:
     problem, solution = drawn(index)
     ids = ids_of(solution)
     position %= len(ids)

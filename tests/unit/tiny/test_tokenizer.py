@@ -41,9 +41,7 @@ def test_two_builds_are_equal(tokenizer: PreTrainedTokenizerFast) -> None:
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-def test_saving_and_loading_changes_nothing(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_saving_and_loading_changes_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     text = f"{QUESTION}\n12+7 is 19\n#### 19 é"

@@ -29,9 +29,7 @@ worlds = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @given(config=worlds, seed=st.integers(0, 99), index=indices)
-def test_parsing_a_question_gives_back_its_problem(
-    config: WorldConfig, seed: int, index: int
-) -> None:
+def test_parsing_a_question_gives_back_its_problem(config: WorldConfig, seed: int, index: int) -> None:
     problem = make_problem(config, seed=seed, index=index)
     parsed = parse_question(problem.question)
     assert parsed == problem
@@ -40,9 +38,7 @@ def test_parsing_a_question_gives_back_its_problem(
 
 @settings(max_examples=100, deadline=None)
 @given(config=worlds, index=indices)
-def test_a_solution_is_true_arithmetic_that_ends_with_the_answer(
-    config: WorldConfig, index: int
-) -> None:
+def test_a_solution_is_true_arithmetic_that_ends_with_the_answer(config: WorldConfig, index: int) -> None:
     problem = make_problem(config, seed=0, index=index)
     solution = sample_solution(problem, random.Random(index), num_ways=config.num_ways)
     *steps, last = solution.split("\n")
@@ -89,10 +85,7 @@ def test_with_one_way_every_step_is_an_equation() -> None:
 
 def test_the_steps_of_two_people_come_in_more_than_one_order() -> None:
     problem = parse_question("Ann has 12 pens, gets 7. Bob has 20 pens, loses 5. How many in all?")
-    firsts = {
-        sample_solution(problem, random.Random(seed), num_ways=1).split("\n")[0]
-        for seed in range(40)
-    }
+    firsts = {sample_solution(problem, random.Random(seed), num_ways=1).split("\n")[0] for seed in range(40)}
     assert firsts == {"12+7=19", "7+12=19", "20-5=15"}
 
 

@@ -1,0 +1,47 @@
+# make demo        the whole main job on this machine, about five minutes
+# make test        lint, types, import contracts, whole test suite
+# make test-quick  the part of the suite that starts nothing
+PYTHON ?= python3.11
+VENV ?= .venv
+# Where to find a CPU build of torch, for example:
+#   make install TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
+# Empty: wherever pip looks. GPU machines leave it empty.
+TORCH_INDEX ?=
+TORCH ?= torch==2.13.0
+METHODS ?= vcrd
+
+BIN := $(VENV)/bin
+# Changes when what must be installed changes; installing twice does nothing the second time.
+STAMP := $(VENV)/.installed
+export TORCH_EXTENSIONS_DIR ?= $(abspath $(VENV))/torch_extensions
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install demo test test-quick lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	# Compiled once, by one process: a kill in the middle of a later compilation would leave a lock that hangs all others.
+	PATH="$(abspath $(BIN)):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -m actors.prebuild
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python -m jobs.demo --methods $(METHODS) $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-quick: install
+	$(BIN)/python -m pytest -m "not slow and not gpu" tests/unit $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -m "not gpu" --durations 10 $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

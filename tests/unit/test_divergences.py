@@ -1,0 +1,122 @@
+"""Values and gradients against numbers worked out by hand, autograd and finite differences."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
+
+P = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+Q = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log()
+
+GOLDEN = [
+    (SkewedKL(alpha=0.0), 0.0851228259572216, [-0.2, 0.1, 0.1]),
+    (SkewedKL(alpha=0.1), 0.06957796652381594, [-0.16241274605612174, 0.07980699427614128, 0.08260575177998045]),
+    (SkewedKL(alpha=0.5), 0.022730254805422394, None),
+    (SkewedKL(alpha=0.9), 0.001002224996957771, None),
+    (
+        SkewedReverseKL(alpha=0.0, detach_mixture=False),
+        0.09203285023383187,
+        [-0.21425254342752237, 0.09402967736229971, 0.12022286606522269],
+    ),
+    (
+        SkewedReverseKL(alpha=0.1, detach_mixture=False),
+        0.07282753345876342,
+        [-0.16892807993414893, 0.07709272581778744, 0.09183535411636147],
+    ),
+    (
+        SkewedReverseKL(alpha=0.1, detach_mixture=True),
+        0.07282753345876342,
+        [-0.19015611660336207, 0.08515422314399065, 0.10500189345937141],
+    ),
+    (SkewedReverseKL(alpha=0.5, detach_mixture=True), 0.021072103131565212, None),
+    (SkewedReverseKL(alpha=0.9, detach_mixture=True), 0.0008187678035737282, None),
+]
+ALL = [
+    SkewedKL(alpha=0.0),
+    SkewedKL(alpha=0.01),
+    SkewedKL(alpha=0.5),
+    SkewedKL(alpha=1.0),
+    SkewedReverseKL(alpha=0.0, detach_mixture=False),
+    SkewedReverseKL(alpha=0.1, detach_mixture=False),
+    SkewedReverseKL(alpha=0.1, detach_mixture=True),
+    SkewedReverseKL(alpha=1.0, detach_mixture=False),
+]
+
+
+@pytest.mark.parametrize(("divergence", "value", "gradient"), GOLDEN)
+def test_values_and_gradients_equal_the_golden_ones(
+    divergence: Divergence, value: float, gradient: list[float] | None
+) -> None:
+    closed, grad = divergence.value_and_grad(teacher_logp=P.clone(), student_logp=Q.clone())
+    dense = divergence.value(teacher_logp=P, student_logp=Q)
+    assert closed.item() == pytest.approx(value, abs=1e-9)
+    assert dense.item() == pytest.approx(value, abs=1e-9)
+    if gradient is not None:
+        assert grad[0].tolist() == pytest.approx(gradient, abs=1e-9)
+
+
+@pytest.mark.parametrize("divergence", ALL)
+@given(seed=st.integers(0, 10_000), vocab=st.integers(1, 40), scale=st.sampled_from([0.1, 1.0, 10.0, 100.0]))
+@settings(max_examples=25, deadline=None)
+def test_closed_form_gradient_equals_autograd(divergence: Divergence, seed: int, vocab: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    z = (scale * torch.randn(3, vocab, dtype=torch.float64, generator=generator)).requires_grad_()
+    teacher = torch.log_softmax(scale * torch.randn(3, vocab, dtype=torch.float64, generator=generator), -1)
+    value = divergence.value(teacher_logp=teacher, student_logp=torch.log_softmax(z, -1))
+    # At alpha 1 the mixture is the teacher alone and z is no part of the graph.
+    (reference,) = torch.autograd.grad(value.sum() + 0 * z.sum(), z)
+    closed, gradient = divergence.value_and_grad(
+        teacher_logp=teacher.clone(), student_logp=torch.log_softmax(z.detach(), -1)
+    )
+    torch.testing.assert_close(closed, value.detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient, reference, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 0.5])
+def test_gradient_equals_finite_differences(alpha: float) -> None:
+    torch.manual_seed(3)
+    teacher = torch.log_softmax(torch.randn(2, 7, dtype=torch.float64), -1)
+    for divergence in (SkewedKL(alpha=alpha), SkewedReverseKL(alpha=alpha, detach_mixture=False)):
+        z = torch.randn(2, 7, dtype=torch.float64)
+        _, gradient = divergence.value_and_grad(teacher_logp=teacher.clone(), student_logp=torch.log_softmax(z, -1))
+        for index in range(7):
+            step = torch.zeros_like(z)
+            step[:, index] = 1e-6
+            up = divergence.value(teacher_logp=teacher, student_logp=torch.log_softmax(z + step, -1))
+            down = divergence.value(teacher_logp=teacher, student_logp=torch.log_softmax(z - step, -1))
+            torch.testing.assert_close(gradient[:, index], (up - down) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("divergence", ALL[1:4] + ALL[5:])
+def test_zero_probabilities_give_finite_values_and_gradients(divergence: Divergence) -> None:
+    p = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).log()
+    q = torch.tensor([[0.0, 0.5, 0.5, 0.0]]).log()
+    value, gradient = divergence.value_and_grad(teacher_logp=p.clone(), student_logp=q.clone())
+    assert torch.isfinite(gradient).all()
+    assert value.item() == pytest.approx(divergence.value(teacher_logp=p, student_logp=q).item(), rel=1e-6)
+    alpha = divergence.alpha  # type: ignore[attr-defined]
+    assert 0 <= value.item() <= (math.log(1 / alpha) if alpha < 1 else 0) + 1e-6
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_extreme_logits_stay_finite(divergence: Divergence) -> None:
+    teacher = torch.log_softmax(torch.tensor([[1e4, -1e4, 0.0]]), -1)
+    student = torch.log_softmax(torch.tensor([[1e4, 0.0, -1e4]]), -1)
+    value, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
+    assert torch.isfinite(value).all() and torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_equal_distributions_have_no_divergence_and_no_gradient(divergence: Divergence) -> None:
+    logp = torch.log_softmax(torch.randn(4, 9, dtype=torch.float64), -1)
+    value, gradient = divergence.value_and_grad(teacher_logp=logp.clone(), student_logp=logp.clone())
+    assert value.abs().max() < 1e-12 and gradient.abs().max() < 1e-12
+
+
+def test_alpha_outside_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="outside"):
+        SkewedKL(alpha=1.5)
