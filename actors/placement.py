@@ -12,9 +12,12 @@ Role = Literal["student", "teacher", "judge"]
 
 def role_resources(config: Config, role: Role) -> dict[str, float]:
     """What one actor of a role asks the scheduler for, as Ray resource names."""
-    section = {"student": config.student, "teacher": config.teacher, "judge": config.judge}[role]
-    gpus = config.student.gpus_per_rank if role == "student" else section.gpus_per_replica  # type: ignore[union-attr]
-    resources: dict[str, float] = {"CPU": float(section.threads)}
+    if role == "student":
+        threads, gpus = config.student.threads, config.student.gpus_per_rank
+    else:
+        section = config.teacher if role == "teacher" else config.judge
+        threads, gpus = section.threads, section.gpus_per_replica
+    resources: dict[str, float] = {"CPU": float(threads)}
     if gpus:
         resources["GPU"] = gpus
     if config.cluster.pools == "separate":

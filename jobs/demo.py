@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,7 +68,7 @@ def run(config: Config, methods: list[str]) -> dict[str, Any]:
         evaluated("sft", str(base))
         for method in methods:
             chosen = with_method(config, method)
-            directory = timed(f"distill_{method}", lambda c=chosen, m=method: distill.run(c, name=f"distill-{m}"))
+            directory = timed(f"distill_{method}", partial(distill.run, chosen, name=f"distill-{method}"))
             waits[method] = exposed_wait_share(directory)
             evaluated(method, str(directory / "model"))
     wall["total"] = time.perf_counter() - begun

@@ -68,7 +68,7 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
     problems = make_problems(config, seed=TEST_SEED, count=NUM_TEST_PROBLEMS)
     teacher, weak, student = (training.load(folder / name) for name in ("teacher", "teacher-weak", "student-base"))
     tuned = training.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, model in {
         "teacher": teacher,
         "teacher-weak": weak,

@@ -36,9 +36,7 @@ def make_pairs(count: int) -> list[RolloutPair]:
     tokenizer = load_tokenizer(resolve_model(STUDENT))
     problems, _ = read_problems(TinyPrompts(seed=2, count=count), WorldConfig())
     rng = random.Random(0)
-    wrong = [
-        Problem(id=p.id, question=p.question, solution=_corrupted(p.solution or "", rng)) for p in problems
-    ]
+    wrong = [Problem(id=p.id, question=p.question, solution=_corrupted(p.solution or "", rng)) for p in problems]
     right, _ = make_examples(problems, tokenizer, max_length=1000)
     other, _ = make_examples(wrong, tokenizer, max_length=1000)
     return [

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TINY_PREFIX = "tiny:"
 _TINY_CHECKPOINTS = Path(__file__).resolve().parent / "tiny" / "checkpoints"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Enough of each tensor to tell two checkpoints apart without reading tens of gigabytes.
 _FINGERPRINT_BYTES = 65536
 
@@ -80,6 +81,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    # Without any file transformers makes an empty tokenizer of the model's type.
+    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"{path}: no tokenizer in it (none of {', '.join(_TOKENIZER_FILES)}); save the tokenizer there too"
+        )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -151,7 +157,8 @@ def load_head(path: Path, *, dtype: str) -> torch.Tensor:
         for file in sorted(path.glob("*.safetensors")):
             with safe_open(file, framework="pt") as tensors:
                 if key in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                    return tensors.get_tensor(key).to(getattr(torch, dtype))
+                    head: torch.Tensor = tensors.get_tensor(key).to(getattr(torch, dtype))
+                    return head
     raise ModelError(f"{path}: neither lm_head.weight nor model.embed_tokens.weight in its safetensors")
 
 

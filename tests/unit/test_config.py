@@ -51,7 +51,10 @@ def test_unions_are_chosen_by_type_in_file_and_command_line(tmp_path: Path) -> N
         ("distill: {batch_size: 12}", "batch_size 12 is no multiple of micro_batch_size 8"),
         ("student: {ranks: 3}", "is no multiple of .*micro_batch_size x student.ranks"),
         ("distill: {train_head: true}", "distill.train_head needs full fine-tuning: set distill.lora to null"),
-        ("distill: {train_head: true, lora: null}\nstudent: {zero_stage: 3}", "does not work with student.zero_stage 3"),
+        (
+            "distill: {train_head: true, lora: null}\nstudent: {zero_stage: 3}",
+            "does not work with student.zero_stage 3",
+        ),
         ("distill: {objective: {lambda_teacher: 0, lambda_student: 0}}", "nothing to learn"),
         ("distill: {objective: {weighting: {type: uniform, w_max: 3}}}", "w_max belongs to another type"),
         ("judge: {type: wise}", "judge"),
@@ -80,12 +83,13 @@ def test_a_missing_config_file_is_named() -> None:
 def test_help_answers_at_once_without_torch(job: str) -> None:
     program = (
         f"import sys, runpy; sys.argv = ['jobs.{job}', '--help']\n"
-        "try: runpy.run_module('jobs.%s', run_name='__main__')\n" % job
-        + "except SystemExit as e: assert e.code == 0\n"
+        "try: runpy.run_module('jobs.%s', run_name='__main__')\n" % job + "except SystemExit as e: assert e.code == 0\n"
         "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr
     assert "--distill.objective.alpha" in done.stdout
     assert time.perf_counter() - started < 10  # 2 s on a quiet machine; this only catches a heavy import

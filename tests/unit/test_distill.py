@@ -92,7 +92,9 @@ def assert_same(left: Run, right: Run, **tolerance: float) -> None:
             assert a.metrics["loss"] == b.metrics["loss"] and a.decisions == b.decisions
 
 
-def test_overlapped_and_serial_runs_are_bitwise_equal(pairs: list[RolloutPair], teacher: HFEngine, judge: Judge) -> None:
+def test_overlapped_and_serial_runs_are_bitwise_equal(
+    pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
+) -> None:
     # Dropout on: the schedule must not change the order in which random numbers are drawn.
     lora = {"r": 4, "alpha": 16, "dropout": 0.1}
     overlapped = Run(pairs, teacher, judge, lora=lora, overlap=True).updates()
@@ -124,7 +126,9 @@ def test_resume_from_a_checkpoint_is_bitwise_equal(
 
 
 @pytest.mark.parametrize("full", [{"lora": None}, {"lora": None, "train_head": True}])
-def test_full_fine_tuning_learns(pairs: list[RolloutPair], teacher: HFEngine, judge: Judge, full: dict[str, Any]) -> None:
+def test_full_fine_tuning_learns(
+    pairs: list[RolloutPair], teacher: HFEngine, judge: Judge, full: dict[str, Any]
+) -> None:
     run = Run(pairs, teacher, judge, **full).updates()
     assert run.reports[-1].metrics["loss"] < run.reports[0].metrics["loss"]
     head = run.backend.student._head_parameter()
@@ -135,10 +139,15 @@ def test_uniform_weights_equal_the_unweighted_loss_written_out(
     pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
 ) -> None:
     """w = 1, lambda = 1, alpha = 0.1, detached: the released DistiLLM-2, here from dense logits."""
-    run = Run(pairs, teacher, judge, objective={"weighting": {"type": "uniform"}}, lora={"r": 4, "alpha": 16, "dropout": 0})
+    run = Run(
+        pairs, teacher, judge, objective={"weighting": {"type": "uniform"}}, lora={"r": 4, "alpha": 16, "dropout": 0}
+    )
     student = run.backend.student
     vocab = len(student.tokenizer)
-    batch = [pairs[i] for i in DataOrder(num_examples=len(pairs), batch_size=8, micro_batch_size=2, ranks=1, seed=0).update(0)]
+    batch = [
+        pairs[i]
+        for i in DataOrder(num_examples=len(pairs), batch_size=8, micro_batch_size=2, ranks=1, seed=0).update(0)
+    ]
     losses = []
     with torch.no_grad():
         for pair in batch:
@@ -160,9 +169,7 @@ def test_uniform_weights_equal_the_unweighted_loss_written_out(
 
 
 def test_teacher_distilled_into_itself_has_no_loss(pairs: list[RolloutPair], teacher: HFEngine, judge: Judge) -> None:
-    student = Student(
-        StudentSection(path=TEACHER), lora=LoraSection(dropout=0.0), train_head=False, device=CPU, seed=0
-    )
+    student = Student(StudentSection(path=TEACHER), lora=LoraSection(dropout=0.0), train_head=False, device=CPU, seed=0)
     run = Run(pairs, teacher, judge)
     run.distiller._backend = TorchBackend(student, run.section.optim, num_updates=1)
     run.distiller._student = student

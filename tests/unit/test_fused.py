@@ -123,7 +123,9 @@ def test_teacher_signals_equal_dense_ones() -> None:
     teacher = torch.softmax(given["teacher_hidden"] @ given["teacher_head"][:VOCAB].T, -1)
     student = given["student_hidden"] @ given["student_head"][:VOCAB].T
     assert rows.student_argmax.equal(student.argmax(-1))
-    torch.testing.assert_close(rows.teacher_prob_of_student_argmax, teacher.gather(1, student.argmax(-1)[:, None])[:, 0])
+    torch.testing.assert_close(
+        rows.teacher_prob_of_student_argmax, teacher.gather(1, student.argmax(-1)[:, None])[:, 0]
+    )
     torch.testing.assert_close(rows.teacher_collision, teacher.topk(4).values.square().sum(-1))
 
 

@@ -12,7 +12,11 @@ SKL, SRKL = 0.06957796652381594, 0.07282753345876342
 def pair(teacher: int, student: int) -> RolloutPair:
     one = np.ones(1, np.int32)
     return RolloutPair(
-        id="x", question="q", prompt_ids=one, teacher_ids=np.ones(teacher, np.int32), student_ids=np.ones(student, np.int32)
+        id="x",
+        question="q",
+        prompt_ids=one,
+        teacher_ids=np.ones(teacher, np.int32),
+        student_ids=np.ones(student, np.int32),
     )
 
 
@@ -29,9 +33,7 @@ def coefficients(batch: PairBatch, reduction: Reduction, *, whole: list[RolloutP
     )
 
 
-@pytest.mark.parametrize(
-    ("reduction", "loss"), [("sequence_mean", 0.21540665396217282), ("sum", 0.509668336651337)]
-)
+@pytest.mark.parametrize(("reduction", "loss"), [("sequence_mean", 0.21540665396217282), ("sum", 0.509668336651337)])
 def test_toy_example_equals_the_golden_loss(reduction: Reduction, loss: float) -> None:
     batch = PairBatch(update=0, micro=0, pairs=(pair(3, 2),))
     divergence = np.array([SKL, 0, SKL, SRKL, SRKL])

@@ -57,7 +57,12 @@ def test_metrics_of_updates_that_will_be_done_again_are_cut(tmp_path: Path) -> N
     log = MetricsLog(tmp_path, next_update=3)
     log.write(3, {"loss": 30.0})
     log.close()
-    assert [(r["update"], r["loss"]) for r in read_jsonl(tmp_path / "metrics.jsonl")] == [(0, 0), (1, 1), (2, 2), (3, 30)]
+    assert [(r["update"], r["loss"]) for r in read_jsonl(tmp_path / "metrics.jsonl")] == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 30),
+    ]
 
 
 def save(directory: Path, update: int, write: Any = lambda path: (path / "x").write_text("x"), keep: int = 2) -> None:
@@ -92,7 +97,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"world_size": 2}, "made by 1 ranks, this run has 2"), ({"fingerprints": {"teacher": "u"}}, "teacher t, this run has u")],
+    [
+        ({"world_size": 2}, "made by 1 ranks, this run has 2"),
+        ({"fingerprints": {"teacher": "u"}}, "teacher t, this run has u"),
+    ],
 )
 def test_a_checkpoint_of_another_run_is_refused(change: dict[str, Any], message: str) -> None:
     record = checkpoints.Record(next_update=1, world_size=1, fingerprints={"teacher": "t"})

@@ -8,7 +8,11 @@ from vcrd_ray.schedule import Action, Op, plan
 
 def short(ops: list[Op]) -> str:
     names = {Action.FORWARD: "F", Action.BACKWARD: "B"}
-    shown = [f"{names[o.action]}{o.micro}" if o.action in names else "STEP" for o in ops if o.action != Action.REQUEST_TEACHER]
+    shown = [
+        f"{names[o.action]}{o.micro}" if o.action in names else "STEP"
+        for o in ops
+        if o.action != Action.REQUEST_TEACHER
+    ]
     return " ".join(shown)
 
 
@@ -36,7 +40,9 @@ def test_teacher_requests_cross_update_boundaries_when_overlapped() -> None:
     prefetch=st.integers(1, 7),
 )
 def test_invariants_hold_for_every_size(first: int, updates: int, micros: int, overlap: bool, prefetch: int) -> None:
-    ops = list(plan(first_update=first, num_updates=first + updates, num_micro=micros, overlap=overlap, prefetch=prefetch))
+    ops = list(
+        plan(first_update=first, num_updates=first + updates, num_micro=micros, overlap=overlap, prefetch=prefetch)
+    )
     expected = [(u, m) for u in range(first, first + updates) for m in range(micros)]
     for action in (Action.REQUEST_TEACHER, Action.FORWARD, Action.BACKWARD):
         assert [(o.update, o.micro) for o in ops if o.action == action] == expected, "each once and in order"

@@ -32,7 +32,13 @@ def test_ratio_of_scores_equals_the_golden_one() -> None:
 
 
 def test_published_pairs_give_their_published_ratios() -> None:
-    published = [(0.085, 0.589, 6.97), (0.152, 0.847, 5.57), (0.575, 0.801, 1.39), (0.601, 0.877, 1.46), (0.36, 0.827, 2.3)]
+    published = [
+        (0.085, 0.589, 6.97),
+        (0.152, 0.847, 5.57),
+        (0.575, 0.801, 1.39),
+        (0.601, 0.877, 1.46),
+        (0.36, 0.827, 2.3),
+    ]
     v = validity([logit(t) for t, _, _ in published], [logit(s) for _, s, _ in published])
     assert weights(v).tolist() == pytest.approx([r for *_, r in published], abs=0.05)
 

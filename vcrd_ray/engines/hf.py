@@ -92,7 +92,7 @@ def pair_keys(batch: PairBatch) -> np.ndarray:
     return keys[batch.rows.pair]
 
 
-class _SeededSampler(LogitsProcessor):
+class _SeededSampler(LogitsProcessor):  # type: ignore[misc]
     """Draws each token itself, from numbers keyed by (seed, prompt id, position), and leaves `generate` no choice.
 
     `generate` draws from one global stream, so that a response would depend on its batch and on restarts.

@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 NO_LABEL = -1
 
-REWARD_PLAN = TrainingPlan(num_updates=800, batch_size=64, learning_rate=1e-3)
-NUM_ROLLOUTS = 3000
+REWARD_PLAN = TrainingPlan(num_updates=1200, batch_size=32, learning_rate=1e-3)
+NUM_ROLLOUTS = 2000
 ROLLOUT_TEMPERATURE = 1.2
 """Hot, so that the weak teacher's rollouts hold enough errors."""
 
@@ -54,9 +54,19 @@ class RewardModel(nn.Module):
         self.causal = backbone
         self.v_head = nn.ModuleDict({"summary": nn.Linear(backbone.config.hidden_size, 1)})
 
-    def forward(self, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        """Logit of every token's score. Padding on the right only."""
-        hidden = self.causal.model(input_ids=ids).last_hidden_state
+    def forward(
+        self,
+        ids: Int[Tensor, "n t"],
+        *,
+        positions: Int[Tensor, "n t"] | None = None,
+        allowed: Bool[Tensor, "n t t"] | None = None,
+    ) -> Float[Tensor, "n t"]:
+        """Logit of every token's score; causal unless `allowed` says who sees whom. Padding on the right only."""
+        mask = None
+        if allowed is not None:
+            # Additive and of float type: a boolean mask is not understood by every attention.
+            mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
+        hidden = self.causal.model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
         return self.v_head["summary"](hidden).squeeze(-1)
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -81,38 +91,113 @@ class RewardModel(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledResponse:
-    """A PRM input. `labels[i]` tells of `ids[i]`: 1 valid, 0 not, `NO_LABEL` for the prompt."""
+    """A response with the oracle's verdict on each token, and on one other token at each position.
 
-    ids: list[int]
+    The three lists beside `context` are as long as the response; `NO_LABEL` stands where no verdict is wanted.
+    """
+
+    context: list[int]
+    response: list[int]
     labels: list[int]
+    leaves: list[int]
+    """What might have stood there instead."""
+    leaf_labels: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A batch of responses, each with its leaves behind it in the same row."""
+
+    ids: Int[Tensor, "n t"]
+    positions: Int[Tensor, "n t"]
+    """A leaf has the position of the token it might replace."""
+    allowed: Bool[Tensor, "n t t"]
+    """A leaf sees what stands before that token, and itself."""
+    labels: Int[Tensor, "n t"]
 
 
 def judge_prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
     return tokenizer.encode(f"{tokenizer.bos_token}{question}\n", add_special_tokens=False)
 
 
-def labelled(problem: Problem, response: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> LabelledResponse:
-    """A response with the oracle's verdict on each token; EOS is not judged."""
-    judged = [i for i in response if i != tokenizer.eos_token_id]
-    prompt = judge_prompt_ids(tokenizer, problem.question)
-    valid = token_validity(problem, judged, tokenizer)
-    labels = [NO_LABEL] * len(prompt) + list(map(int, valid))
-    return LabelledResponse(ids=prompt + judged, labels=labels)
-
-
-def corrupted_response(
+def labelled(
     problem: Problem,
+    response: Sequence[int],
+    leaves: Sequence[int],
     tokenizer: PreTrainedTokenizerFast,
-    alternatives: Sequence[int],
-    rng: random.Random,
+) -> LabelledResponse:
+    """The oracle's verdicts. A response ends before EOS, which is not judged; nor are special tokens as leaves."""
+    count = len(response) - (response[-1:] == [tokenizer.eos_token_id])
+    judged = list(response[:count])
+    special = set(tokenizer.all_special_ids)
+    leaf_labels = [
+        NO_LABEL if leaf in special else int(branch_validity(problem, judged, position, leaf, tokenizer))
+        for position, leaf in enumerate(leaves[:count])
+    ]
+    return LabelledResponse(
+        context=judge_prompt_ids(tokenizer, problem.question),
+        response=judged,
+        labels=[int(valid) for valid in token_validity(problem, judged, tokenizer)],
+        leaves=list(leaves[:count]),
+        leaf_labels=leaf_labels,
+    )
+
+
+def pack(batch: Sequence[LabelledResponse], *, pad_id: int) -> Packed:
+    """Trunks padded to one width, then leaves padded to one width."""
+    trunks = pad_right([r.context + r.response for r in batch], pad_id)
+    leaves = pad_right([r.leaves for r in batch], pad_id)
+    trunk_labels = pad_right([[NO_LABEL] * len(r.context) + r.labels for r in batch], NO_LABEL)
+    leaf_labels = pad_right([r.leaf_labels for r in batch], NO_LABEL)
+    columns = torch.arange(trunks.shape[1])
+    begins = torch.tensor([len(r.context) for r in batch])
+    leaf_positions = begins[:, None] + torch.arange(leaves.shape[1])
+    width = trunks.shape[1] + leaves.shape[1]
+    # Every token sees itself: a row of padding that saw nothing would be NaN.
+    allowed = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
+    allowed[:, : len(columns), : len(columns)] = columns[:, None] >= columns
+    allowed[:, len(columns) :, : len(columns)] = leaf_positions[:, :, None] > columns
+    return Packed(
+        ids=torch.cat([trunks, leaves], 1),
+        positions=torch.cat([columns.expand(len(batch), -1), leaf_positions], 1),
+        allowed=allowed,
+        labels=torch.cat([trunk_labels, leaf_labels], 1),
+    )
+
+
+def reward_loss(model: RewardModel, batch: Sequence[LabelledResponse], *, pad_id: int) -> Float[Tensor, ""]:
+    """Binary cross-entropy, mean over all labelled tokens, leaves included."""
+    packed = pack(batch, pad_id=pad_id)
+    logits = model(packed.ids, positions=packed.positions, allowed=packed.allowed)
+    judged = packed.labels != NO_LABEL
+    return F.binary_cross_entropy_with_logits(logits[judged], packed.labels[judged].float())
+
+
+class Corruption:
+    """Draws tokens that might stand for others: a digit mostly for a digit, else any token of solutions."""
+
+    def __init__(self, config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._digits = [tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"]
+        self._alternatives = solution_tokens(config, tokenizer)
+
+    def draw(self, token: int, rng: random.Random) -> int:
+        digit = token in self._digits and rng.random() < 0.8
+        return rng.choice(self._digits if digit else self._alternatives)
+
+
+@torch.inference_mode()
+def redraw(
+    proposer: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problem: Problem,
+    response: Sequence[int],
+    *,
+    temperature: float,
 ) -> list[int]:
-    """A valid solution up to a random position, where another token of solutions stands instead."""
-    ids = tokenizer.encode(sample_solution(problem, rng), add_special_tokens=False)
-    position = rng.randrange(len(ids))
-    digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
-    # Digits are where models err: a wrong digit must be the commonest corruption.
-    pool = digits if ids[position] in digits and rng.random() < 0.8 else alternatives
-    return [*ids[:position], rng.choice(pool)]
+    """At each position of a response, one draw from the proposer under the same prefix."""
+    prompt = prompt_ids(tokenizer, problem.question)
+    logits = proposer(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    return torch.multinomial((logits / temperature).softmax(-1), 1).flatten().tolist()
 
 
 def make_reward_model(
@@ -126,51 +211,48 @@ def make_reward_model(
     """A judge that starts as the teacher and has seen the errors of the proposers."""
     torch.manual_seed(seed)
     problems = make_problems(config, seed=PRETRAIN_SEED, count=NUM_ROLLOUTS)
-    rollouts = [
-        labelled(problem, response, tokenizer)
-        for proposer in proposers
-        for problem, response in zip(
-            problems,
-            generate(proposer, tokenizer, problems, temperature=ROLLOUT_TEMPERATURE),
-            strict=True,
-        )
-    ]
+    rollouts = []
+    for proposer in proposers:
+        responses = generate(proposer, tokenizer, problems, temperature=ROLLOUT_TEMPERATURE)
+        for problem, response in zip(problems, responses, strict=True):
+            proposals = redraw(proposer, tokenizer, problem, response, temperature=ROLLOUT_TEMPERATURE)
+            rollouts.append((problem, response, proposals))
     model = RewardModel(copy.deepcopy(teacher))
     train_reward_model(model, config, tokenizer, rollouts, REWARD_PLAN, seed=PRETRAIN_SEED)
     return model.eval()
-
-
-def reward_loss(model: RewardModel, batch: Sequence[LabelledResponse], *, pad_id: int) -> Float[Tensor, ""]:
-    """Binary cross-entropy, mean over all labelled tokens."""
-    labels = pad_right([r.labels for r in batch], NO_LABEL)
-    logits = model(pad_right([r.ids for r in batch], pad_id))
-    judged = labels != NO_LABEL
-    return F.binary_cross_entropy_with_logits(logits[judged], labels[judged].float())
 
 
 def train_reward_model(
     model: RewardModel,
     config: WorldConfig,
     tokenizer: PreTrainedTokenizerFast,
-    rollouts: Sequence[LabelledResponse],
+    rollouts: Sequence[tuple[Problem, list[int], list[int]]],
     plan: TrainingPlan,
     *,
     seed: int,
 ) -> None:
-    """Trains in place on batches of one half rollouts, one half fresh corruptions."""
+    """Trains in place. Half of a batch are rollouts with their proposals, half solutions; both with corruptions."""
     rng = random.Random(seed)
-    alternatives = solution_tokens(config, tokenizer)
+    corruption = Corruption(config, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98))
     index = 0
     model.train()
     for update in range(plan.num_updates):
         optimizer.param_groups[0]["lr"] = plan.learning_rate_at(update)
-        batch = rng.sample(rollouts, plan.batch_size // 2)
+        batch = []
+        for problem, response, proposals in rng.sample(rollouts, plan.batch_size // 2):
+            leaves = [
+                proposal if rng.random() < 0.5 else corruption.draw(token, rng)
+                for token, proposal in zip(response, proposals, strict=True)
+            ]
+            batch.append(labelled(problem, response, leaves, tokenizer))
         for _ in range(plan.batch_size - len(batch)):
             problem = make_problem(config, seed=seed, index=index)
             index += 1
-            response = corrupted_response(problem, tokenizer, alternatives, rng)
-            batch.append(labelled(problem, response, tokenizer))
+            solution = sample_solution(problem, rng, num_ways=config.num_ways)
+            response = tokenizer.encode(solution, add_special_tokens=False)
+            leaves = [corruption.draw(token, rng) for token in response]
+            batch.append(labelled(problem, response, leaves, tokenizer))
         loss = reward_loss(model, batch, pad_id=tokenizer.pad_token_id)
         optimizer.zero_grad()
         loss.backward()
@@ -221,9 +303,7 @@ def judge_proposals(
     line_break = tokenizer.encode("\n", add_special_tokens=False)[0]
     rows, valid, at_step_end = [], [], []
     for problem, response in zip(problems, generate(proposer, tokenizer, problems, temperature=1.0), strict=True):
-        prompt = prompt_ids(tokenizer, problem.question)
-        logits = proposer(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-        drawn = torch.multinomial(logits.softmax(-1), 1).flatten().tolist()
+        drawn = redraw(proposer, tokenizer, problem, response, temperature=1.0)
         judge_prompt = judge_prompt_ids(tokenizer, problem.question)
         for position, (own, other) in enumerate(zip(response, drawn, strict=True)):
             for proposal in {own, other} - set(tokenizer.all_special_ids):

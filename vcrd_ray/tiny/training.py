@@ -22,6 +22,7 @@ from transformers import (
 
 from vcrd_ray.tiny.world import (
     PRETRAIN_SEED,
+    SFT_SEED,
     Problem,
     WorldConfig,
     make_problem,
@@ -156,9 +157,9 @@ def train_language_model(
     plan: TrainingPlan,
     *,
     pad_id: int,
-    after_update: Callable[[int], None] | None = None,
+    stop_after: Callable[[int], bool] | None = None,
 ) -> None:
-    """Trains in place; `after_update` is called with the number of updates done."""
+    """Trains in place; `stop_after` is asked after each update, by the number of updates done, whether to end."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     for update in range(plan.num_updates):
@@ -171,8 +172,8 @@ def train_language_model(
         optimizer.step()
         if update % 100 == 99:
             logger.info("update %d: loss %.4f", update + 1, loss.item())
-        if after_update:
-            after_update(update + 1)
+        if stop_after and stop_after(update + 1):
+            return
 
 
 @torch.inference_mode()
@@ -224,10 +225,21 @@ WEAK_TEACHER_ACCURACY = 0.75
 """The weak teacher is the teacher's first snapshot that gets this share of problems right."""
 SNAPSHOT_EVERY = 50
 
-STUDENT_SHAPE = ModelShape(num_layers=3, num_heads=3, num_kv_heads=1, intermediate=256)
-STUDENT_BASE_PLAN = TrainingPlan(num_updates=1000, batch_size=64, learning_rate=2e-3)
+STUDENT_SHAPE = ModelShape(num_layers=3, num_heads=3, num_kv_heads=3, intermediate=256)
+STUDENT_BASE_PLAN = TrainingPlan(num_updates=3000, batch_size=64, learning_rate=2e-3)
+STUDENT_ACCURACY = 0.25
+"""Pretraining ends at the first snapshot that gets this share right once fine-tuned on solutions.
+
+What a number of updates leads to depends on the seed: the student learns to solve problems within a few hundred of them.
+"""
+STUDENT_SNAPSHOT_EVERY = 100
 SFT_PLAN = TrainingPlan(num_updates=150, batch_size=32, learning_rate=2e-3, warmup=10)
 NUM_SFT_SOLUTIONS = 1500
+
+
+def validation_problems(config: WorldConfig) -> list[Problem]:
+    """Of the pretraining split, behind every index that training reaches."""
+    return [make_problem(config, seed=PRETRAIN_SEED, index=10**7 + i) for i in range(300)]
 
 
 def make_teachers(
@@ -235,23 +247,23 @@ def make_teachers(
 ) -> tuple[Qwen2ForCausalLM, Qwen2ForCausalLM]:
     """The teacher, and the weak teacher: an earlier snapshot of the same training."""
     teacher = TEACHER_SHAPE.build(tokenizer, seed=seed)
-    # Behind every index that training reaches: the same split, other problems.
-    validation = [make_problem(config, seed=PRETRAIN_SEED, index=10**7 + i) for i in range(300)]
+    validation = validation_problems(config)
     snapshots: list[Qwen2ForCausalLM] = []
 
-    def keep_first_good_snapshot(num_updates: int) -> None:
+    def keep_first_good_snapshot(num_updates: int) -> bool:
         if not snapshots and num_updates % SNAPSHOT_EVERY == 0:
             accuracy = greedy_accuracy(teacher, tokenizer, validation)
             logger.info("teacher, update %d: accuracy %.3f", num_updates, accuracy)
             if accuracy >= WEAK_TEACHER_ACCURACY:
                 snapshots.append(copy.deepcopy(teacher))
+        return False
 
     train_language_model(
         teacher,
         chat_examples(config, tokenizer, seed=PRETRAIN_SEED),
         TEACHER_PLAN,
         pad_id=tokenizer.pad_token_id,
-        after_update=keep_first_good_snapshot,
+        stop_after=keep_first_good_snapshot,
     )
     if not snapshots:
         raise RuntimeError(f"teacher below {WEAK_TEACHER_ACCURACY:.0%}: make the world easier or train longer")
@@ -261,11 +273,22 @@ def make_teachers(
 def make_student_base(config: WorldConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
     """A small model that has read raw world text and never seen the chat format."""
     student = STUDENT_SHAPE.build(tokenizer, seed=seed)
+    validation = validation_problems(config)
+
+    def good_enough(num_updates: int) -> bool:
+        if num_updates % STUDENT_SNAPSHOT_EVERY:
+            return False
+        tuned = supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
+        accuracy = greedy_accuracy(tuned, tokenizer, validation)
+        logger.info("student, update %d: accuracy after fine-tuning %.3f", num_updates, accuracy)
+        return accuracy >= STUDENT_ACCURACY
+
     train_language_model(
         student,
         raw_examples(config, tokenizer, seed=PRETRAIN_SEED),
         STUDENT_BASE_PLAN,
         pad_id=tokenizer.pad_token_id,
+        stop_after=good_enough,
     )
     return student.eval()
 

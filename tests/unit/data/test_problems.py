@@ -49,7 +49,7 @@ def test_a_data_set_without_a_usable_row_is_refused(tmp_path: Path, lines: list[
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
         read_problems(JsonlPrompts(path=tmp_path / "nowhere.jsonl"), WORLD)
 
 

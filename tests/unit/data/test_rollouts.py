@@ -40,7 +40,7 @@ def test_a_missing_block_says_how_to_finish(rollouts_dir: Path) -> None:
 
 def test_a_damaged_block_is_named(rollouts_dir: Path) -> None:
     part_path(rollouts_dir, 0).write_bytes(b"PAR1 nonsense")
-    with pytest.raises(DataError, match="block-00000.parquet is damaged"):
+    with pytest.raises(DataError, match=r"block-00000\.parquet is damaged"):
         read(rollouts_dir)
 
 

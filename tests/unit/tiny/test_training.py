@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 from vcrd_ray.tiny.reward import (
     NO_LABEL,
+    Corruption,
     RewardModel,
     Verdicts,
-    corrupted_response,
     labelled,
+    pack,
     reward_loss,
-    solution_tokens,
 )
 from vcrd_ray.tiny.tokenizer import build_tokenizer
 from vcrd_ray.tiny.training import (
@@ -31,10 +31,11 @@ from vcrd_ray.tiny.training import (
     raw_examples,
     train_language_model,
 )
-from vcrd_ray.tiny.world import WorldConfig, make_problem, make_problems, parse_question
+from vcrd_ray.tiny.world import WorldConfig, make_problems, parse_question
 
 SHAPE = ModelShape(num_layers=1, num_heads=1, num_kv_heads=1, intermediate=32)
 CONFIG = WorldConfig()
+PROBLEM = parse_question("Ann has 12 pens, gets 7. How many now?")
 
 
 @pytest.fixture(scope="module")
@@ -88,46 +89,63 @@ def test_a_response_ends_at_its_first_eos(tokenizer: PreTrainedTokenizerFast) ->
 def test_only_the_last_line_decides_whether_a_response_is_right(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    problem = parse_question("Ann has 12 pens, gets 7. How many now?")
     verdicts = {
-        text: is_right(problem, tokenizer.encode(text), tokenizer)
+        text: is_right(PROBLEM, tokenizer.encode(text), tokenizer)
         for text in ("12+7=18\n#### 19", "12+7=19\n#### 18", "12+7=19", "#### 19\n12+7=19", "")
     }
     assert [text for text, right in verdicts.items() if right] == ["12+7=18\n#### 19"]
 
 
-def test_eos_is_not_judged_and_the_prompt_has_no_label(tokenizer: PreTrainedTokenizerFast) -> None:
-    problem = parse_question("Ann has 12 pens, gets 7. How many now?")
+def test_eos_and_special_leaves_are_not_judged(tokenizer: PreTrainedTokenizerFast) -> None:
     response = [*tokenizer.encode("12+7=18\n#### 18"), tokenizer.eos_token_id]
-    record = labelled(problem, response, tokenizer)
-    assert record.ids[0] == tokenizer.bos_token_id
-    assert record.ids[-len(response) + 1 :] == response[:-1]
-    first = record.labels.index(1)
-    assert set(record.labels[:first]) == {NO_LABEL}
-    assert record.labels[first:] == [1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
+    (nine,) = tokenizer.encode("9")
+    leaves = [nine] * 7 + [tokenizer.eos_token_id] * 6
+    record = labelled(PROBLEM, response, leaves, tokenizer)
+    assert record.context[0] == tokenizer.bos_token_id
+    assert record.response == response[:-1]
+    assert record.labels == [1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
+    assert record.leaf_labels == [0, 0, 0, 0, 0, 0, 1] + [NO_LABEL] * 5
 
 
-def test_a_corruption_touches_the_last_token_only(tokenizer: PreTrainedTokenizerFast) -> None:
-    rng = random.Random(0)
-    alternatives = solution_tokens(CONFIG, tokenizer)
-    num_invalid = 0
-    for index in range(100):
-        problem = make_problem(CONFIG, seed=0, index=index)
-        response = corrupted_response(problem, tokenizer, alternatives, rng)
-        labels = labelled(problem, response, tokenizer).labels
-        assert 0 not in labels[:-1]
-        num_invalid += labels[-1] == 0
-    assert num_invalid > 70
+def test_a_packed_leaf_scores_as_if_it_stood_in_the_response(tokenizer: PreTrainedTokenizerFast) -> None:
+    judge = RewardModel(SHAPE.build(tokenizer, seed=1)).eval()
+    records = []
+    for text in ("12+7=18\n#### 18", "7+12 is"):
+        response = tokenizer.encode(text)
+        leaves = [token + 1 for token in response]
+        records.append(labelled(PROBLEM, response, leaves, tokenizer))
+    packed = pack(records, pad_id=0)
+    logits = judge(packed.ids, positions=packed.positions, allowed=packed.allowed)
+    for row, record in enumerate(records):
+        for position, leaf in enumerate(record.leaves):
+            alone = judge(torch.tensor([[*record.context, *record.response[:position], leaf]]))[0, -1]
+            column = packed.ids.shape[1] - len(records[0].leaves) + position
+            assert torch.allclose(logits[row, column], alone, atol=1e-5)
 
 
-def test_padding_and_prompt_change_no_reward_loss(tokenizer: PreTrainedTokenizerFast) -> None:
-    judge = RewardModel(SHAPE.build(tokenizer, seed=1))
-    problem = parse_question("Ann has 12 pens, gets 7. How many now?")
-    short = labelled(problem, tokenizer.encode("12+7"), tokenizer)
-    long = labelled(problem, tokenizer.encode("12+7=18\n#### 18"), tokenizer)
-    alone = [reward_loss(judge, [r], pad_id=0).item() for r in (short, long)]
-    together = reward_loss(judge, [short, long], pad_id=0).item()
+def test_padding_changes_no_reward_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+    judge = RewardModel(SHAPE.build(tokenizer, seed=1)).eval()
+    records = [
+        labelled(PROBLEM, response, response, tokenizer)
+        for response in (tokenizer.encode("12+7"), tokenizer.encode("12+7=18\n#### 18"))
+    ]
+    alone = [reward_loss(judge, [record], pad_id=0).item() for record in records]
+    together = reward_loss(judge, records, pad_id=0).item()
     assert together == pytest.approx((4 * alone[0] + 12 * alone[1]) / 16, abs=1e-5)
+
+
+def test_corruptions_are_nearly_always_invalid(tokenizer: PreTrainedTokenizerFast) -> None:
+    rng = random.Random(0)
+    corruption = Corruption(CONFIG, tokenizer)
+    response = tokenizer.encode("12+7=19\n#### 19")
+    labels = [
+        label
+        for _ in range(50)
+        for label in labelled(
+            PROBLEM, response, [corruption.draw(token, rng) for token in response], tokenizer
+        ).leaf_labels
+    ]
+    assert 0.7 < labels.count(0) / len(labels) < 1.0
 
 
 def test_auc_counts_right_pairs_and_halves_ties() -> None:

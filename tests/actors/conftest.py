@@ -1,0 +1,35 @@
+"""One local Ray for the tests of the actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.cluster import ray_cluster
+from vcrd_ray.config import Config
+
+SMALL = {
+    "batch_size": 8,
+    "micro_batch_size": 2,
+    "num_updates": 6,
+    "optim": {"lr": 1e-3},
+    "lora": {"r": 4, "alpha": 16, "dropout": 0.1},
+    "checkpoint_every": 2,
+}
+
+
+def make_config(run_dir: Path, rollouts: Path, *, distill: dict[str, Any] | None = None, **sections: Any) -> Config:
+    """A short distillation of the tiny world."""
+    made = {"run": {"dir": run_dir}, "distill": SMALL | {"rollouts": rollouts} | (distill or {}), **sections}
+    return Config.model_validate(made)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    # Room for the largest group of any test.
+    room = {"student": {"ranks": 2}, "teacher": {"replicas": 2}, "judge": {"type": "value_head", "replicas": 2}}
+    with ray_cluster(Config.model_validate(room)):
+        yield

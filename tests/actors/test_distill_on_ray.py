@@ -1,0 +1,185 @@
+"""The student group with teacher and judge pools on a real Ray: equalities, kills, resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs import distill
+from tests.actors.conftest import SMALL, make_config
+from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
+from vcrd_ray.errors import CheckpointError, VcrdError
+from vcrd_ray.runs import read_jsonl
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+NUM_PAIRS = 24
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rollouts(tmp_path_factory.mktemp("data") / "rollouts", NUM_PAIRS)
+
+
+@pytest.fixture(scope="module")
+def reference(rollouts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed overlapped run on one rank."""
+    return distill.run(make_config(tmp_path_factory.mktemp("reference"), rollouts))
+
+
+def adapter(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_jsonl(run / "metrics.jsonl")]
+
+
+def assert_bitwise(run: Path, reference: Path) -> None:
+    assert losses(run) == losses(reference)
+    ours, theirs = adapter(run), adapter(reference)
+    assert ours.keys() == theirs.keys() and all(ours[n].equal(theirs[n]) for n in ours)
+
+
+def assert_close(run: Path, reference: Path) -> None:
+    assert losses(run) == pytest.approx(losses(reference), rel=1e-4)
+    ours, theirs = adapter(run), adapter(reference)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=3e-5)
+
+
+def test_training_changes_the_student_and_leaves_a_complete_run_directory(reference: Path) -> None:
+    assert len(losses(reference)) == SMALL["num_updates"] and losses(reference)[-1] < losses(reference)[0]
+    names = {p.name for p in reference.iterdir()}
+    assert {"config.yaml", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints", "log.txt", "model"} <= names
+    row = read_jsonl(reference / "metrics.jsonl")[0]
+    assert row["wait/judge_s"] >= 0 and row["time/judge_s"] > 0 and row["judge/judged_rows"] > 0
+
+
+def test_serial_run_is_bitwise_equal_to_the_overlapped_one(rollouts: Path, reference: Path, tmp_path: Path) -> None:
+    assert_bitwise(distill.run(make_config(tmp_path, rollouts, distill={"overlap": False})), reference)
+
+
+def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
+    from vcrd_ray.backends import TorchBackend
+    from vcrd_ray.config import DistillSection, StudentSection, ValueHeadJudgeSection
+    from vcrd_ray.distill import Distiller, JudgeBounds
+    from vcrd_ray.engines.hf import HFEngine
+    from vcrd_ray.judges.loading import load_judge
+    from vcrd_ray.models import load_head, resolve_model
+    from vcrd_ray.signals import LocalSignals
+    from vcrd_ray.student import Student
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        section, cpu = DistillSection.model_validate(SMALL), torch.device("cpu")
+        student = Student(StudentSection(path=STUDENT), lora=section.lora, train_head=False, device=cpu, seed=0)
+        teacher = HFEngine(TEACHER, dtype="float32", device=cpu)
+        found: list[float] = []
+        Distiller(
+            backend=TorchBackend(student, section.optim, num_updates=SMALL["num_updates"]),
+            teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
+            signals=LocalSignals(teacher=teacher, judge=load_judge(ValueHeadJudgeSection(), policy=STUDENT), seed=0),
+            pairs=make_pairs(NUM_PAIRS),
+            section=section,
+            seed=0,
+            vocab_size=len(student.tokenizer),
+            judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=1e-3),
+        ).run(first_update=0, stop=SMALL["num_updates"], on_update=lambda r: found.append(r.metrics["loss"]))
+    finally:
+        torch.set_num_threads(threads)
+    assert found == pytest.approx(losses(reference), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def without_dropout(rollouts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ranks draw dropout masks of their own: equality over ranks needs none."""
+    lora = {"r": 4, "alpha": 16, "dropout": 0.0}
+    return distill.run(
+        make_config(tmp_path_factory.mktemp("plain"), rollouts, distill={"lora": lora, "num_updates": 3})
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_equal_one_at_every_zero_stage(
+    rollouts: Path, without_dropout: Path, tmp_path: Path, stage: int
+) -> None:
+    lora = {"r": 4, "alpha": 16, "dropout": 0.0}
+    config = make_config(
+        tmp_path, rollouts, distill={"lora": lora, "num_updates": 3}, student={"ranks": 2, "zero_stage": stage}
+    )
+    assert_close(distill.run(config), without_dropout)
+
+
+def kill_roles(run: Path, names: tuple[str, ...], killed: list[int]) -> None:
+    """SIGKILL this process's own actors of the given classes once two updates are done."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if (run / "metrics.jsonl").exists() and len(read_jsonl(run / "metrics.jsonl")) >= 2:
+            break
+        time.sleep(0.02)
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if any(f"ray::{name}" in title for name in names):
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process.pid)
+
+
+def disturbed(run_dir: Path, rollouts: Path, names: tuple[str, ...], **options: Any) -> tuple[Path, list[int]]:
+    killed: list[int] = []
+    thread = threading.Thread(target=kill_roles, args=(run_dir / "distill", names, killed))
+    thread.start()
+    try:
+        return distill.run(make_config(run_dir, rollouts, **options)), killed
+    finally:
+        thread.join()
+
+
+def test_killed_teacher_and_judge_are_replaced_and_the_result_is_the_same(
+    rollouts: Path, reference: Path, tmp_path: Path
+) -> None:
+    run, killed = disturbed(tmp_path, rollouts, ("EngineActor", "JudgeActor"))
+    assert len(killed) >= 2
+    assert_bitwise(run, reference)
+
+
+def test_a_killed_rank_goes_on_from_the_last_checkpoint_with_the_same_result(
+    rollouts: Path, reference: Path, tmp_path: Path
+) -> None:
+    run, killed = disturbed(tmp_path, rollouts, ("RayTrainWorker",))
+    assert killed
+    assert_bitwise(run, reference)
+
+
+def test_a_run_stopped_early_and_started_again_equals_an_uninterrupted_one(
+    rollouts: Path, reference: Path, tmp_path: Path
+) -> None:
+    stopped = distill.run(make_config(tmp_path, rollouts, distill={"stop_after": 3}))
+    assert len(losses(stopped)) == 3 and not (stopped / "model").exists()
+    assert_bitwise(distill.run(make_config(tmp_path, rollouts)), reference)
+
+
+def test_a_checkpoint_of_two_ranks_is_refused_by_one(rollouts: Path, tmp_path: Path) -> None:
+    distill.run(make_config(tmp_path, rollouts, distill={"stop_after": 2}))
+    record = tmp_path / "distill" / "checkpoints" / "update-000002" / "record.json"
+    record.write_text(record.read_text().replace('"world_size": 1', '"world_size": 2'))
+    with pytest.raises(CheckpointError, match="made by 2 ranks, this run has 1"):
+        distill.run(make_config(tmp_path, rollouts))
+
+
+def test_an_error_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(rollouts: Path, tmp_path: Path) -> None:
+    with pytest.raises(VcrdError, match="no usable pair"):
+        distill.run(make_config(tmp_path, rollouts, distill={"max_length": 3}))
+    assert len(list((tmp_path / "distill" / "ray_train").iterdir())) == 1

@@ -1,0 +1,47 @@
+"""Each benchmark prints one line of JSON with its figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.jobs.conftest import run
+
+pytestmark = pytest.mark.slow
+
+
+def bench(*argv: str) -> dict[str, float]:
+    lines = [line for line in run("jobs.bench", *argv, "--json").splitlines() if line.startswith("{")]
+    assert len(lines) == 1
+    figures: dict[str, float] = json.loads(lines[0])
+    return figures
+
+
+def test_loss_is_exact_and_takes_less_memory() -> None:
+    figures = bench(
+        "loss",
+        "--rows",
+        "512",
+        "--vocab",
+        "20000",
+        "--student-hidden",
+        "64",
+        "--teacher-hidden",
+        "64",
+        "--repeats",
+        "1",
+    )
+    for name in ("skl", "srkl"):
+        assert figures[f"{name}_max_rel_grad_difference"] < 1e-4
+        assert figures[f"{name}_fused_peak_gib"] < 0.6 * figures[f"{name}_dense_peak_gib"]
+
+
+def test_judge_is_exact() -> None:
+    figures = bench("judge", "--response", "48", "--prompt", "16", "--repeats", "1")
+    assert figures["max_abs_logit_difference"] < 1e-4
+
+
+def test_overlapped_and_serial_end_equal() -> None:
+    figures = bench("overlap", "--updates", "5", "--repeats", "1", "--batch-size", "4", "--micro-batch-size", "2")
+    assert figures["bitwise_equal"] is True and figures["overlapped_s"] > 0
