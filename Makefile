@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 export TORCH_EXTENSIONS_DIR ?= $(abspath $(VENV))/torch_extensions
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test test-quick lint clean
+.PHONY: install demo test test-quick test-gpu lint clean
 
 install: $(STAMP)
 
@@ -42,6 +42,10 @@ test-quick: install
 
 test: lint
 	$(BIN)/python -m pytest -m "not gpu" --durations 10 $(ARGS)
+
+# On a machine with a CUDA device.
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,9 @@ from vcrd_ray.data.rollouts import Manifest, open_rollouts, write_block
 from vcrd_ray.models import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import Rollout, RolloutPair
+
+# Small models gain nothing from more, and several suites may run on one machine.
+torch.set_num_threads(1)
 
 TEACHER, STUDENT = "tiny:teacher", "tiny:student-base"
 

@@ -200,13 +200,20 @@ class DeepSpeedBackend:
         """See `Backend`."""
         # DeepSpeed averages gradients over ranks; a share of a sum must not be averaged.
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
-        self._last_lr = float(self._engine.get_lr()[0])
+        last = self._engine.is_gradient_accumulation_boundary()
+        if last:
+            self._last_lr = float(self._engine.get_lr()[0])
+            if self._zero_stage == 0:
+                # DeepSpeed keeps no norm at this stage. The gradients are summed over ranks by now.
+                gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+                self._norm = float(torch.nn.utils.get_total_norm(gradients))
         self._engine.step()
+        if last and self._zero_stage > 0:
+            self._norm = float(self._engine.get_global_grad_norm())
 
     def step(self) -> tuple[float, float]:
         """See `Backend`. The engine itself updates with the last backward of the window."""
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan"), self._last_lr
+        return self._norm, self._last_lr
 
     def save(self, directory: Path) -> None:
         """See `Backend`."""

@@ -321,6 +321,11 @@ class Config(Section):
             raise ValueError(
                 "distill.train_head does not work with student.zero_stage 3: use stage 2, or freeze the head"
             )
+        if self.student.zero_stage == 3 and self.student.ranks > 1 and self.distill.overlap:
+            # Measured: with partitioned parameters a forward between another's forward and backward gives wrong gradients.
+            raise ValueError(
+                "student.zero_stage 3 on several ranks cannot overlap: set distill.overlap false, or use stage 2"
+            )
         if isinstance(self.judge, OracleJudgeSection) and not isinstance(self.rollouts.prompts, TinyPrompts):
             raise ValueError(
                 "judge.type oracle knows only the tiny world: set rollouts.prompts.type to tiny, or use value_head"

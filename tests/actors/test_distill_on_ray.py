@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from jobs import distill
 from tests.actors.conftest import SMALL, make_config
 from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
-from vcrd_ray.errors import CheckpointError, VcrdError
+from vcrd_ray.errors import VcrdError
 from vcrd_ray.runs import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -50,7 +50,9 @@ def assert_bitwise(run: Path, reference: Path) -> None:
 
 
 def assert_close(run: Path, reference: Path) -> None:
-    assert losses(run) == pytest.approx(losses(reference), rel=1e-4)
+    assert losses(run) == pytest.approx(losses(reference), rel=1e-5)
+    norms = [[row["grad_norm"] for row in read_jsonl(r / "metrics.jsonl")] for r in (run, reference)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     ours, theirs = adapter(run), adapter(reference)
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=3e-5)
@@ -115,7 +117,11 @@ def test_two_ranks_equal_one_at_every_zero_stage(
 ) -> None:
     lora = {"r": 4, "alpha": 16, "dropout": 0.0}
     config = make_config(
-        tmp_path, rollouts, distill={"lora": lora, "num_updates": 3}, student={"ranks": 2, "zero_stage": stage}
+        tmp_path,
+        rollouts,
+        # Stage 3 on several ranks runs one micro-batch after another (see Config).
+        distill={"lora": lora, "num_updates": 3, "overlap": stage < 3},
+        student={"ranks": 2, "zero_stage": stage},
     )
     assert_close(distill.run(config), without_dropout)
 
@@ -169,14 +175,6 @@ def test_a_run_stopped_early_and_started_again_equals_an_uninterrupted_one(
     stopped = distill.run(make_config(tmp_path, rollouts, distill={"stop_after": 3}))
     assert len(losses(stopped)) == 3 and not (stopped / "model").exists()
     assert_bitwise(distill.run(make_config(tmp_path, rollouts)), reference)
-
-
-def test_a_checkpoint_of_two_ranks_is_refused_by_one(rollouts: Path, tmp_path: Path) -> None:
-    distill.run(make_config(tmp_path, rollouts, distill={"stop_after": 2}))
-    record = tmp_path / "distill" / "checkpoints" / "update-000002" / "record.json"
-    record.write_text(record.read_text().replace('"world_size": 1', '"world_size": 2'))
-    with pytest.raises(CheckpointError, match="made by 2 ranks, this run has 1"):
-        distill.run(make_config(tmp_path, rollouts))
 
 
 def test_an_error_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(rollouts: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_unions_are_chosen_by_type_in_file_and_command_line(tmp_path: Path) -> N
             "distill: {train_head: true, lora: null}\nstudent: {zero_stage: 3}",
             "does not work with student.zero_stage 3",
         ),
+        ("student: {zero_stage: 3, ranks: 2}", "cannot overlap: set distill.overlap false, or use stage 2"),
         ("distill: {objective: {lambda_teacher: 0, lambda_student: 0}}", "nothing to learn"),
         ("distill: {objective: {weighting: {type: uniform, w_max: 3}}}", "w_max belongs to another type"),
         ("judge: {type: wise}", "judge"),

@@ -75,7 +75,9 @@ def learning_curves(runs: Sequence[TrainingData]) -> go.Figure:
                 col=column,
             )
     figure.update_xaxes(title="update")
-    return _styled(figure, height=320)
+    styled = _styled(figure, height=340)
+    styled.update_layout(legend={"y": -0.35})  # above, it would stand on the titles
+    return styled
 
 
 def sft_curve(run: TrainingData) -> go.Figure:

@@ -1,0 +1,62 @@
+"""The parts that compute, on a CUDA device against the CPU: `make test-gpu` on a machine that has one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import STUDENT, TEACHER
+from vcrd_ray.config import ValueHeadJudgeSection
+from vcrd_ray.divergences import SkewedKL, SkewedReverseKL
+from vcrd_ray.engines.hf import HFEngine
+from vcrd_ray.fused import fused_divergence
+from vcrd_ray.judges.loading import load_judge
+from vcrd_ray.signals import judge_request
+from vcrd_ray.types import PairBatch, RolloutPair
+from vcrd_ray.wire import from_wire
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("divergence", [SkewedKL(alpha=0.1), SkewedReverseKL(alpha=0.1, detach_mixture=True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_loss_equals_the_cpu(divergence: SkewedKL | SkewedReverseKL, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shapes = {
+        "student_hidden": (64, 48),
+        "student_head": (5000, 48),
+        "teacher_hidden": (64, 96),
+        "teacher_head": (5100, 96),
+    }
+    given = {name: torch.randn(shape).to(dtype) / 4 for name, shape in shapes.items()}
+    results = []
+    for device in (CPU, CUDA):
+        moved = {name: tensor.to(device) for name, tensor in given.items()}
+        moved["student_hidden"].requires_grad_()
+        rows = fused_divergence(
+            divergence=divergence,
+            **moved,
+            vocab_size=4990,
+            chunk_rows=16,
+            uniform=None,
+            teacher_probability_top_k=None,
+        ).divergence
+        rows.sum().backward()
+        results.append((rows.detach().cpu(), moved["student_hidden"].grad.float().cpu()))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-3, atol=1e-3)
+
+
+def test_teacher_signals_equal_the_cpu(pairs: list[RolloutPair]) -> None:
+    batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:4]))
+    on_cpu, on_gpu = (HFEngine(TEACHER, dtype="float32", device=d).annotate(batch, seed=0) for d in (CPU, CUDA))
+    torch.testing.assert_close(from_wire(on_gpu.hidden, CPU), from_wire(on_cpu.hidden, CPU), rtol=1e-2, atol=1e-2)
+
+
+def test_packed_judging_on_the_gpu_equals_separate_judging(pairs: list[RolloutPair]) -> None:
+    judge = load_judge(ValueHeadJudgeSection(gpus_per_replica=1), policy=STUDENT)
+    batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:4]))
+    candidates = batch.rows.tokens[: batch.rows.num_teacher_rows].copy()
+    candidates[::3] = 9
+    assert judge.self_check(judge_request(batch, "teacher", candidates), num_leaves=8, seed=0) < 5e-3
