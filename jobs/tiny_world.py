@@ -44,11 +44,12 @@ def make(out: Path, *, seed: int) -> None:
     # One thread: sums in the same order whatever the machine's number of cores.
     torch.set_num_threads(1)
     config, tokenizer = WorldConfig(), build_tokenizer()
-    student = training.make_student_base(config, tokenizer, seed=seed)
-    training.save(student, tokenizer, out / "student-base")
+    training.save(training.make_student_base(config, tokenizer, seed=seed), tokenizer, out / "student-base")
     teacher, weak = training.make_teachers(config, tokenizer, seed=seed)
     training.save(teacher, tokenizer, out / "teacher")
     training.save(weak, tokenizer, out / "teacher-weak")
+    # From the rounded files: the judge can be made again without the others.
+    teacher, weak, student = (training.load(out / name) for name in ("teacher", "teacher-weak", "student-base"))
     tuned = training.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
     judge = reward.make_reward_model(config, tokenizer, teacher=teacher, proposers=[weak, tuned], seed=seed)
     judge.save(out / "prm", tokenizer)

@@ -1,7 +1,8 @@
 """Divergences between next-token distributions: values, and gradients with respect to the student's logits.
 
-p is the teacher, q = softmax(z) the student. Everything is in log space: no division by a probability, and a token of
-probability zero under either model adds nothing. Knows nothing of weights, hidden states or reductions.
+p is the teacher, q = softmax(z) the student. Mixtures and ratios are formed from differences of log-probabilities: no
+division by a probability, and what a token of probability zero adds is never nan. `value_and_grad` forms the mixture in
+another way than `value`, so that each checks the other. Knows nothing of weights, hidden states or reductions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+_AS_GOOD_AS_ZERO = -1e30
+"""A log-probability whose exponential is zero in every dtype."""
 
 
 class Divergence(Protocol):
@@ -43,20 +47,20 @@ class SkewedKL:
 
     def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
         """See `Divergence`."""
-        return _expected(teacher_logp, teacher_logp - _log_mixture(teacher_logp, student_logp, self.alpha))
+        return _expected_log_ratio(teacher_logp, _log_mixture(teacher_logp, student_logp, share=self.alpha))
 
     def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
         """See `Divergence`."""
-        log_ratio = _finite(teacher_logp - _log_mixture(teacher_logp, student_logp, self.alpha))
-        value = (teacher_logp.exp() * log_ratio).sum(-1)
+        teacher, student = teacher_logp.exp(), student_logp.exp()
         if self.alpha == 0:
             # u = p/q has no bound, but q u = p: the forward KL's gradient is q - p.
-            return value, student_logp.exp() - teacher_logp.exp()
-        student = student_logp.exp()
-        # p/m <= 1/alpha; where p = 0 it is 0, which exp(0) of the cleaned ratio would miss.
-        ratio = log_ratio.exp_() * (teacher_logp > -math.inf)
+            signal = _log_ratio(teacher_logp, student_logp, zero=teacher == 0)
+            return (teacher * signal).sum(-1), student.sub_(teacher)
+        inverse = _mixture_over(teacher_logp, student_logp, share=self.alpha)
+        value = -teacher.mul_(inverse.log()).sum(-1)
+        ratio = inverse.reciprocal_()
         mean = (student * ratio).sum(-1, keepdim=True)
-        return value, student.mul_(mean.sub(ratio)).mul_(1 - self.alpha)
+        return value, ratio.neg_().add_(mean).mul_(student).mul_(1 - self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,18 +80,24 @@ class SkewedReverseKL:
     def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
         """See `Divergence`."""
         inside = student_logp.detach() if self.detach_mixture else student_logp
-        return _expected(student_logp, student_logp - _log_mixture(inside, teacher_logp, self.alpha))
+        return _expected_log_ratio(student_logp, _log_mixture(inside, teacher_logp, share=self.alpha))
 
     def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
         """See `Divergence`."""
-        signal = _finite(student_logp - _log_mixture(student_logp, teacher_logp, self.alpha))
         student = student_logp.exp()
-        value = (student * signal).sum(-1)
-        if not self.detach_mixture and self.alpha > 0:
-            # q/m <= 1/alpha. At q = 0 the factor q of the gradient makes the term vanish whatever stands here.
-            signal = signal - self.alpha * signal.exp()
+        if self.alpha == 0:
+            signal = _log_ratio(student_logp, teacher_logp, zero=student == 0)
+            value = (student * signal).sum(-1)
+            # Where p = 0 < q the value is infinite and has no gradient: that token is left out of it.
+            signal.nan_to_num_(posinf=0.0)
+        else:
+            inverse = _mixture_over(student_logp, teacher_logp, share=self.alpha)
+            signal = inverse.log().neg_()
+            value = (student * signal).sum(-1)
+            if not self.detach_mixture:
+                signal.sub_(inverse.reciprocal_(), alpha=self.alpha)
         mean = (student * signal).sum(-1, keepdim=True)
-        return value, student.mul_(signal.sub_(mean))
+        return value, signal.sub_(mean).mul_(student)
 
 
 def _check_alpha(alpha: float) -> None:
@@ -95,24 +105,34 @@ def _check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha {alpha} is outside [0, 1]")
 
 
-def _log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """ln( share * exp(first) + (1 - share) * exp(second) )"""
+def _mixture_over(own: Tensor, other: Tensor, *, share: float) -> Tensor:
+    """m / a = share + (1 - share) b / a, of m = share a + (1 - share) b, from own = ln a and other = ln b.
+
+    A sum of positive terms of at least `share`: nothing cancels, and a / m is safe to take.
+    """
+    inverse = (other - own).exp_().mul_(1 - share).add_(share)
+    # nan: both are zero, as in a padding column. +inf: a = 0, so any finite number will do, because every use of it is
+    # multiplied by a; nan_to_num makes it the largest one.
+    return inverse.nan_to_num_(nan=1.0)
+
+
+def _log_ratio(own: Tensor, other: Tensor, *, zero: Tensor) -> Tensor:
+    """ln(a / b), and 0 where a is zero. +inf where b alone is zero: the divergences without skew are infinite there."""
+    return (own - other).masked_fill_(zero, 0.0)
+
+
+def _expected_log_ratio(own: Tensor, log_mixture: Tensor) -> Tensor:
+    """sum_v a ln(a / m) of own = ln a, with 0 ln 0 = 0, differentiable."""
+    probability = own.exp()
+    return (probability * (own - log_mixture).masked_fill(probability == 0, 0.0)).sum(-1)
+
+
+def _log_mixture(first: Tensor, second: Tensor, *, share: float) -> Tensor:
+    """ln( share e^first + (1 - share) e^second ), differentiable."""
     if share == 0:
         return second
     if share == 1:
         return first
+    # logaddexp has no derivative where both are -inf; a number that is as good as -inf has one, and clamp passes it 0.
+    first, second = first.clamp_min(_AS_GOOD_AS_ZERO), second.clamp_min(_AS_GOOD_AS_ZERO)
     return torch.logaddexp(first + math.log(share), second + math.log1p(-share))
-
-
-def _finite(log_ratio: Tensor) -> Tensor:
-    """-inf - -inf stands where the mixture is zero, and -inf where the numerator is: both are terms with factor zero.
-
-    +inf stays: it is the true value of a divergence without skew where the other model gives no probability.
-    """
-    return log_ratio.masked_fill_(log_ratio.isnan() | (log_ratio == -math.inf), 0.0)
-
-
-def _expected(logp: Tensor, log_ratio: Tensor) -> Tensor:
-    """sum_v exp(logp) * log_ratio with 0 * anything = 0, differentiable."""
-    zero = logp == -math.inf
-    return (logp.exp() * log_ratio.masked_fill(zero, 0.0)).masked_fill(zero, 0.0).sum(-1)

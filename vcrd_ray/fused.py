@@ -21,9 +21,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vcrd_ray.divergences import Divergence
 from vcrd_ray.sampling import sample_rows
+
+_TILE_ROWS = 8192
+"""Rows of a head that are converted at a time where it is not in the working precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,8 @@ class _Options:
     vocab_size: int
     chunk_rows: int
     top_k: int | None
+    dtype: torch.dtype
+    """The working precision: float64 for hidden states in float64, else float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +88,11 @@ def fused_divergence(
         if len(head) < vocab_size:
             raise ValueError(f"the {name}'s head has {len(head)} rows, fewer than vocab_size {vocab_size}")
     n, device = len(student_hidden), student_hidden.device
-    work = _work_dtype(student_hidden)
+    # A last chunk of one row would be spread over all rows of the other model without a word.
+    for name, rows in (("teacher_hidden", teacher_hidden), ("uniform", uniform)):
+        if rows is not None and len(rows) != n:
+            raise ValueError(f"student_hidden has {n} rows, {name} {len(rows)}; both must be about the same rows")
+    work = torch.float64 if student_hidden.dtype == torch.float64 else torch.float32
     top_k = teacher_probability_top_k
     signals = _Signals(
         argmax=torch.empty(n, dtype=torch.int64, device=device),
@@ -90,12 +100,12 @@ def fused_divergence(
         prob=None if top_k is None else torch.empty(n, dtype=work, device=device),
         collision=None if top_k is None else torch.empty(n, dtype=work, device=device),
     )
-    options = _Options(divergence=divergence, vocab_size=vocab_size, chunk_rows=chunk_rows, top_k=top_k)
-    rows: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
+    options = _Options(divergence=divergence, vocab_size=vocab_size, chunk_rows=chunk_rows, top_k=top_k, dtype=work)
+    values: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
         student_hidden, student_head, teacher_hidden.detach(), teacher_head.detach(), uniform, options, signals
     )
     return FusedRows(
-        divergence=rows,
+        divergence=values,
         student_argmax=signals.argmax,
         student_proposal=signals.proposal,
         teacher_prob_of_student_argmax=signals.prob,
@@ -116,14 +126,13 @@ class _Fused(torch.autograd.Function):
         signals: _Signals,
     ) -> Tensor:
         need_hidden, need_head = ctx.needs_input_grad[:2]
-        student_matrix, teacher_matrix = _head(student_head, options), _head(teacher_head, options)
-        values = torch.empty(len(student_hidden), dtype=_work_dtype(student_hidden), device=student_hidden.device)
+        values = torch.empty(len(student_hidden), dtype=options.dtype, device=student_hidden.device)
         # With a trained head everything is computed again in the backward pass, so nothing is kept now.
         keep_rows = need_hidden and not need_head
         gradient = torch.empty_like(student_hidden) if keep_rows else None
         for rows in _chunks(len(values), options.chunk_rows):
-            student_logp = _logp(student_hidden[rows], student_matrix)
-            teacher_logp = _logp(teacher_hidden[rows], teacher_matrix)
+            student_logp = _logp(student_hidden[rows], student_head, options)
+            teacher_logp = _logp(teacher_hidden[rows], teacher_head, options)
             _fill(signals, rows, student_logp, teacher_logp, uniform, options.top_k)
             if gradient is None:
                 values[rows] = options.divergence.value(teacher_logp=teacher_logp, student_logp=student_logp)
@@ -131,7 +140,7 @@ class _Fused(torch.autograd.Function):
             values[rows], grad_logits = options.divergence.value_and_grad(
                 teacher_logp=teacher_logp, student_logp=student_logp
             )
-            gradient[rows] = (grad_logits @ student_matrix).to(gradient.dtype)
+            gradient[rows] = _pull_back(grad_logits, student_head, options)
         ctx.keep_rows, ctx.options = keep_rows, options
         if keep_rows:
             ctx.save_for_backward(gradient)
@@ -140,6 +149,7 @@ class _Fused(torch.autograd.Function):
         return values
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         nothing = (None,) * 5
         if ctx.keep_rows:
@@ -148,32 +158,44 @@ class _Fused(torch.autograd.Function):
             return (gradient.to(factor.dtype) * factor[:, None]).to(gradient.dtype), None, *nothing
         student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
         options: _Options = ctx.options
-        student_matrix, teacher_matrix = _head(student_head, options), _head(teacher_head, options)
         grad_hidden = torch.empty_like(student_hidden)
-        grad_matrix = torch.zeros_like(student_matrix)
+        # Summed over chunks in the working precision; padding rows stay zero.
+        grad_head = torch.zeros_like(student_head, dtype=options.dtype)
         for rows in _chunks(len(student_hidden), options.chunk_rows):
-            student_logp = _logp(student_hidden[rows], student_matrix)
-            teacher_logp = _logp(teacher_hidden[rows], teacher_matrix)
+            student_logp = _logp(student_hidden[rows], student_head, options)
+            teacher_logp = _logp(teacher_hidden[rows], teacher_head, options)
             _, grad_logits = options.divergence.value_and_grad(teacher_logp=teacher_logp, student_logp=student_logp)
             grad_logits *= factor[rows, None]
-            grad_hidden[rows] = (grad_logits @ student_matrix).to(grad_hidden.dtype)
-            grad_matrix += grad_logits.T @ student_hidden[rows].to(grad_logits.dtype)
-        grad_head = torch.zeros_like(student_head)
-        grad_head[: options.vocab_size] = grad_matrix.to(grad_head.dtype)
-        return grad_hidden, grad_head, *nothing
+            grad_hidden[rows] = _pull_back(grad_logits, student_head, options)
+            grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[rows].to(options.dtype))
+        return grad_hidden, grad_head.to(student_head.dtype), *nothing
 
 
-def _work_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def _logp(hidden: Tensor, head: Tensor, options: _Options) -> Tensor:
+    """Log-probabilities of the tokens. [c, vocab_size]"""
+    hidden = hidden.to(options.dtype)
+    logits = hidden.new_empty(len(hidden), options.vocab_size)
+    for tokens, part in _tiles(head, options):
+        torch.mm(hidden, part.T, out=logits[:, tokens])
+    return torch.log_softmax(logits, dim=-1)
 
 
-def _head(head: Tensor, options: _Options) -> Tensor:
-    """The rows that stand for tokens, in the working precision (a copy only where the head is in bfloat16)."""
-    return head[: options.vocab_size].to(_work_dtype(head))
+def _pull_back(grad_logits: Tensor, head: Tensor, options: _Options) -> Tensor:
+    """dL/dh = dL/dz W. [c, d]"""
+    grad_hidden = grad_logits.new_zeros(len(grad_logits), head.shape[1])
+    for tokens, part in _tiles(head, options):
+        grad_hidden.addmm_(grad_logits[:, tokens], part)
+    return grad_hidden
 
 
-def _logp(hidden: Tensor, head: Tensor) -> Tensor:
-    return torch.log_softmax(hidden.to(head.dtype) @ head.T, dim=-1)
+def _tiles(head: Tensor, options: _Options) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of a head that stand for tokens, in the working precision: all at once where they are in it already.
+
+    A bfloat16 head is converted tile by tile, because a whole copy of it would outweigh a chunk's logits.
+    """
+    size = options.vocab_size if head.dtype == options.dtype else _TILE_ROWS
+    for tokens in _chunks(options.vocab_size, size):
+        yield tokens, head[tokens].to(options.dtype)
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:

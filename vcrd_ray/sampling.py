@@ -48,8 +48,12 @@ def uniforms(
         state = np.full(len(positions), stable_hash(f"{seed}:{stream}:{update}"), dtype=np.uint64)
         for part in (rollout_keys.astype(np.uint64), positions.astype(np.uint64)):
             state = _mix((state ^ _mix(part + _GOLDEN)) + _GOLDEN)
-    # 53 bits, the middle of each of 2**53 cells: never 0, never 1.
-    return ((state >> _U64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return _open_unit(state)
+
+
+def _open_unit(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """The middle of one of 2**52 cells of (0, 1). With one bit more the last middle would round to 1."""
+    return ((bits >> _U64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def sample_rows(logp: Float[torch.Tensor, "n v"], uniform: Float[torch.Tensor, " n"]) -> Int[torch.Tensor, " n"]:
@@ -58,7 +62,7 @@ def sample_rows(logp: Float[torch.Tensor, "n v"], uniform: Float[torch.Tensor, "
     Exact inverse-CDF sampling with sums in float64. A token of probability zero is never returned: the cumulative sum
     does not rise there.
     """
-    cumulative = logp.double().exp().cumsum(dim=-1)
+    cumulative = logp.to(torch.float64, copy=True).exp_().cumsum_(dim=-1)
     # The sum of float32 probabilities is 1 only to rounding: scale the number, not the row.
     target = uniform[:, None] * cumulative[:, -1:]
     # Rounding of the product can reach the total itself: step below it, so that an index within the row is found.

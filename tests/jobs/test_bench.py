@@ -38,7 +38,7 @@ def test_loss_is_exact_and_takes_less_memory() -> None:
 
 
 def test_judge_is_exact() -> None:
-    figures = bench("judge", "--response", "48", "--prompt", "16", "--repeats", "1")
+    figures = bench("judge", "--response-length", "48", "--prompt-length", "16", "--repeats", "1")
     assert figures["max_abs_logit_difference"] < 1e-4
 
 

@@ -21,9 +21,9 @@ sft: {num_updates: 6, batch_size: 16, micro_batch_size: 16, optim: {lr: 2.0e-3},
 rollouts:
   prompts: {type: tiny, seed: 2, count: 48}
   block_size: 16
-  sampling: {max_new_tokens: 48}
+  sampling: {max_new_tokens: 64}
 distill: {num_updates: 12, batch_size: 8, micro_batch_size: 4, checkpoint_every: 3, optim: {lr: 1.0e-3}}
-evaluate: {prompts: {type: tiny, seed: 7, count: 40}, batch_size: 20, sampling: {temperature: 0, top_p: 1, max_new_tokens: 48}}
+evaluate: {prompts: {type: tiny, seed: 7, count: 40}, batch_size: 20, sampling: {temperature: 0, top_p: 1, max_new_tokens: 64}}
 """
 
 

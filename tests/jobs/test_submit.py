@@ -126,7 +126,7 @@ def test_a_submitted_distillation_succeeds_and_leaves_its_artefacts(head: Head, 
     assert "distill: 2/2 updates" in done.stdout and "report.html" in done.stdout
     (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", done.stdout)
     status = head.cli("status", f"--address={head.address}", job)
-    assert "SUCCEEDED" in status.stdout + status.stderr
+    assert "succeeded" in status.stdout + status.stderr
     assert len(read_jsonl(tmp_path / "run" / "distill" / "metrics.jsonl")) == 2
     assert (tmp_path / "run" / "distill" / "model" / "model.safetensors").is_file()
 
