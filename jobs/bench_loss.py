@@ -115,7 +115,8 @@ def _child(options: argparse.Namespace) -> None:
     factor = torch.rand(options.rows)
     # Once for both: what the first leaves allocated counts in the second as well.
     before = _resident_gib("VmRSS")
-    figures, gradients = {}, {}
+    figures: dict[str, dict[str, float]] = {}
+    gradients: dict[str, torch.Tensor] = {}
     for name, divergence in kinds.items():
         student_hidden.grad = None
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
@@ -133,15 +134,14 @@ def _child(options: argparse.Namespace) -> None:
                 teacher_probability_top_k=None,
             ).divergence
         else:
-            with torch.no_grad():
-                teacher_logp = torch.log_softmax(teacher_hidden @ teacher_head.T, dim=-1)
-            student_logp = torch.log_softmax(student_hidden @ student_head.T, dim=-1)
-            rows = divergence.value(teacher_logp=teacher_logp, student_logp=student_logp)
+            rows = divergence.value(
+                teacher_logp=torch.log_softmax(teacher_hidden @ teacher_head.T, dim=-1),
+                student_logp=torch.log_softmax(student_hidden @ student_head.T, dim=-1),
+            )
         (factor * rows).sum().backward()
         figures[name] = {"seconds": time.perf_counter() - started, "peak_gib": _resident_gib("VmHWM") - before}
+        assert student_hidden.grad is not None
         gradients[name] = student_hidden.grad
-        if options.variant == "dense":
-            del teacher_logp, student_logp
         del rows
     torch.save(gradients, options.gradient)
     print(json.dumps(figures))

@@ -51,14 +51,14 @@ class SkewedKL:
 
     def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
         """See `Divergence`."""
-        teacher, student = teacher_logp.exp(), student_logp.exp()
         if self.alpha == 0:
             # u = p/q has no bound, but q u = p: the forward KL's gradient is q - p.
+            teacher = teacher_logp.exp()
             signal = _log_ratio(teacher_logp, student_logp, zero=teacher == 0)
-            return (teacher * signal).sum(-1), student.sub_(teacher)
-        inverse = _mixture_over(teacher_logp, student_logp, share=self.alpha)
-        value = -teacher.mul_(inverse.log()).sum(-1)
-        ratio = inverse.reciprocal_()
+            return (teacher * signal).sum(-1), student_logp.exp().sub_(teacher)
+        signal = _log_ratio_to_mixture(teacher_logp, student_logp, share=self.alpha)
+        value = teacher_logp.exp().mul_(signal).sum(-1)
+        ratio, student = signal.exp_(), student_logp.exp()
         mean = (student * ratio).sum(-1, keepdim=True)
         return value, ratio.neg_().add_(mean).mul_(student).mul_(1 - self.alpha)
 
@@ -91,11 +91,10 @@ class SkewedReverseKL:
             # Where p = 0 < q the value is infinite and has no gradient: that token is left out of it.
             signal.nan_to_num_(posinf=0.0)
         else:
-            inverse = _mixture_over(student_logp, teacher_logp, share=self.alpha)
-            signal = inverse.log().neg_()
+            signal = _log_ratio_to_mixture(student_logp, teacher_logp, share=self.alpha)
             value = (student * signal).sum(-1)
             if not self.detach_mixture:
-                signal.sub_(inverse.reciprocal_(), alpha=self.alpha)
+                signal.sub_(signal.exp(), alpha=self.alpha)
         mean = (student * signal).sum(-1, keepdim=True)
         return value, signal.sub_(mean).mul_(student)
 
@@ -105,15 +104,15 @@ def _check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha {alpha} is outside [0, 1]")
 
 
-def _mixture_over(own: Tensor, other: Tensor, *, share: float) -> Tensor:
-    """m / a = share + (1 - share) b / a, of m = share a + (1 - share) b, from own = ln a and other = ln b.
+def _log_ratio_to_mixture(own: Tensor, other: Tensor, *, share: float) -> Tensor:
+    """ln(a / m), m = share a + (1 - share) b, of own = ln a and other = ln b; finite everywhere, at most ln(1 / share).
 
-    A sum of positive terms of at least `share`: nothing cancels, and a / m is safe to take.
+    As -ln(share + (1 - share) b / a): a sum of positive terms, in which nothing cancels. In one tensor.
     """
     inverse = (other - own).exp_().mul_(1 - share).add_(share)
     # nan: both are zero, as in a padding column. +inf: a = 0, so any finite number will do, because every use of it is
     # multiplied by a; nan_to_num makes it the largest one.
-    return inverse.nan_to_num_(nan=1.0)
+    return inverse.nan_to_num_(nan=1.0).log_().neg_()
 
 
 def _log_ratio(own: Tensor, other: Tensor, *, zero: Tensor) -> Tensor:

@@ -141,6 +141,7 @@ class _Fused(torch.autograd.Function):
                 teacher_logp=teacher_logp, student_logp=student_logp
             )
             gradient[rows] = _pull_back(grad_logits, student_head, options)
+            del grad_logits  # or it would stand beside the next chunk's tensors
         ctx.keep_rows, ctx.options = keep_rows, options
         if keep_rows:
             ctx.save_for_backward(gradient)
@@ -168,6 +169,7 @@ class _Fused(torch.autograd.Function):
             grad_logits *= factor[rows, None]
             grad_hidden[rows] = _pull_back(grad_logits, student_head, options)
             grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[rows].to(options.dtype))
+            del grad_logits
         return grad_hidden, grad_head.to(student_head.dtype), *nothing
 
 

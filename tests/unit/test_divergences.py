@@ -51,7 +51,7 @@ ALL = [
 def test_values_and_gradients_equal_the_golden_ones(
     divergence: Divergence, value: float, gradient: list[float] | None
 ) -> None:
-    closed, grad = divergence.value_and_grad(teacher_logp=P.clone(), student_logp=Q.clone())
+    closed, grad = divergence.value_and_grad(teacher_logp=P, student_logp=Q)
     dense = divergence.value(teacher_logp=P, student_logp=Q)
     assert closed.item() == pytest.approx(value, abs=1e-9)
     assert dense.item() == pytest.approx(value, abs=1e-9)
@@ -59,21 +59,73 @@ def test_values_and_gradients_equal_the_golden_ones(
         assert grad[0].tolist() == pytest.approx(gradient, abs=1e-9)
 
 
+def draw(seed: int, rows: int, vocab: int, scale: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(rows, vocab, dtype=torch.float64, generator=generator)
+
+
+def by_definition(divergence: Divergence, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """The divergence as the paper writes it, from probabilities."""
+    if isinstance(divergence, SkewedKL):
+        mixture = divergence.alpha * teacher + (1 - divergence.alpha) * student
+        return (teacher * (teacher / mixture).log()).sum(-1)
+    assert isinstance(divergence, SkewedReverseKL)
+    inside = student.detach() if divergence.detach_mixture else student
+    mixture = (1 - divergence.alpha) * teacher + divergence.alpha * inside
+    return (student * (student / mixture).log()).sum(-1)
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_values_and_gradients_equal_the_definition(divergence: Divergence) -> None:
+    z, teacher = draw(5, 4, 11, 2.0).requires_grad_(), torch.softmax(draw(6, 4, 11, 2.0), -1)
+    reference = by_definition(divergence, teacher, torch.softmax(z, -1))
+    (reference_gradient,) = torch.autograd.grad(reference.sum(), z)
+    value, gradient = divergence.value_and_grad(
+        teacher_logp=teacher.log(), student_logp=torch.log_softmax(z.detach(), -1)
+    )
+    torch.testing.assert_close(value, reference.detach(), rtol=1e-10, atol=1e-12)
+    # The detached gradient of the definition holds a term q_i * 1 that sums to zero over a softmax: it is the same.
+    torch.testing.assert_close(gradient, reference_gradient, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("divergence", ALL)
 @given(seed=st.integers(0, 10_000), vocab=st.integers(1, 40), scale=st.sampled_from([0.1, 1.0, 10.0, 100.0]))
 @settings(max_examples=25, deadline=None)
 def test_closed_form_gradient_equals_autograd(divergence: Divergence, seed: int, vocab: int, scale: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    z = (scale * torch.randn(3, vocab, dtype=torch.float64, generator=generator)).requires_grad_()
-    teacher = torch.log_softmax(scale * torch.randn(3, vocab, dtype=torch.float64, generator=generator), -1)
+    z = draw(seed, 3, vocab, scale).requires_grad_()
+    teacher = torch.log_softmax(draw(seed + 1, 3, vocab, scale), -1)
     value = divergence.value(teacher_logp=teacher, student_logp=torch.log_softmax(z, -1))
     # At alpha 1 the mixture is the teacher alone and z is no part of the graph.
     (reference,) = torch.autograd.grad(value.sum() + 0 * z.sum(), z)
-    closed, gradient = divergence.value_and_grad(
-        teacher_logp=teacher.clone(), student_logp=torch.log_softmax(z.detach(), -1)
-    )
+    student = torch.log_softmax(z.detach(), -1)
+    closed, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
     torch.testing.assert_close(closed, value.detach(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gradient, reference, rtol=1e-7, atol=1e-10)
+    # A constant added to all logits changes nothing.
+    torch.testing.assert_close(gradient.sum(-1), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_inputs_are_left_as_they_were(divergence: Divergence) -> None:
+    teacher, student = (torch.log_softmax(draw(seed, 3, 7, 1.0), -1) for seed in (1, 2))
+    before = teacher.clone(), student.clone()
+    divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
+    divergence.value(teacher_logp=teacher, student_logp=student)
+    assert teacher.equal(before[0]) and student.equal(before[1])
+
+
+@pytest.mark.parametrize("divergence", ALL)
+@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
+def test_float32_keeps_the_value_and_the_gradient(divergence: Divergence, scale: float) -> None:
+    # Both from the same float32 logits; the student near the teacher, where differences cancel most.
+    teacher = torch.log_softmax(draw(1, 4, 5000, 3.0).float(), -1)
+    student = torch.log_softmax(teacher + draw(2, 4, 5000, scale).float(), -1)
+    value, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
+    exact, exact_gradient = divergence.value_and_grad(teacher_logp=teacher.double(), student_logp=student.double())
+    assert value.dtype == gradient.dtype == torch.float32
+    torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=3e-7)
+    error = (gradient - exact_gradient).norm(dim=-1)
+    assert (error <= 1e-4 * exact_gradient.norm(dim=-1) + 1e-7).all()
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 0.5])
@@ -82,7 +134,7 @@ def test_gradient_equals_finite_differences(alpha: float) -> None:
     teacher = torch.log_softmax(torch.randn(2, 7, dtype=torch.float64), -1)
     for divergence in (SkewedKL(alpha=alpha), SkewedReverseKL(alpha=alpha, detach_mixture=False)):
         z = torch.randn(2, 7, dtype=torch.float64)
-        _, gradient = divergence.value_and_grad(teacher_logp=teacher.clone(), student_logp=torch.log_softmax(z, -1))
+        _, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=torch.log_softmax(z, -1))
         for index in range(7):
             step = torch.zeros_like(z)
             step[:, index] = 1e-6
@@ -95,11 +147,48 @@ def test_gradient_equals_finite_differences(alpha: float) -> None:
 def test_zero_probabilities_give_finite_values_and_gradients(divergence: Divergence) -> None:
     p = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).log()
     q = torch.tensor([[0.0, 0.5, 0.5, 0.0]]).log()
-    value, gradient = divergence.value_and_grad(teacher_logp=p.clone(), student_logp=q.clone())
+    value, gradient = divergence.value_and_grad(teacher_logp=p, student_logp=q)
     assert torch.isfinite(gradient).all()
     assert value.item() == pytest.approx(divergence.value(teacher_logp=p, student_logp=q).item(), rel=1e-6)
     alpha = divergence.alpha  # type: ignore[attr-defined]
     assert 0 <= value.item() <= (math.log(1 / alpha) if alpha < 1 else 0) + 1e-6
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_columns_of_probability_zero_change_nothing(divergence: Divergence) -> None:
+    teacher, z = torch.log_softmax(draw(1, 3, 7, 1.0), -1), draw(2, 3, 7, 1.0)
+    padding = torch.full((3, 2), -math.inf, dtype=torch.float64)
+    padded_teacher, padded_z = torch.cat([teacher, padding], -1), torch.cat([z, padding], -1).requires_grad_()
+    value, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=torch.log_softmax(z, -1))
+    padded_value, padded_gradient = divergence.value_and_grad(
+        teacher_logp=padded_teacher, student_logp=torch.log_softmax(padded_z.detach(), -1)
+    )
+    dense = divergence.value(teacher_logp=padded_teacher, student_logp=torch.log_softmax(padded_z, -1))
+    (dense_gradient,) = torch.autograd.grad(dense.sum() + 0 * padded_z[:, :7].sum(), padded_z)
+    for got in (padded_value, dense.detach()):
+        torch.testing.assert_close(got, value, rtol=1e-12, atol=1e-14)
+    for got in (padded_gradient, dense_gradient):
+        torch.testing.assert_close(got[:, :7], gradient, rtol=1e-10, atol=1e-13)
+        assert (got[:, 7:] == 0).all()
+
+
+@pytest.mark.parametrize("divergence", [ALL[0], ALL[4]])
+def test_without_skew_a_missing_token_makes_the_value_infinite_and_no_gradient_nan(divergence: Divergence) -> None:
+    p = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).log()
+    q = torch.tensor([[0.0, 0.5, 0.5, 0.0]]).log()
+    value, gradient = divergence.value_and_grad(teacher_logp=p, student_logp=q)
+    assert value.item() == divergence.value(teacher_logp=p, student_logp=q).item() == math.inf
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_a_probability_below_the_smallest_float_counts_as_zero(divergence: Divergence) -> None:
+    """exp(-200) is 0 in float32, and 0 times an infinite logarithm would be nan."""
+    one, other = torch.tensor([[0.0, -200.0]]), torch.tensor([[0.0, -math.inf]])
+    for teacher, student in ((one, other), (other, one)):
+        value, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
+        assert value.item() == divergence.value(teacher_logp=teacher, student_logp=student).item() == 0
+        assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("divergence", ALL)
@@ -113,7 +202,7 @@ def test_extreme_logits_stay_finite(divergence: Divergence) -> None:
 @pytest.mark.parametrize("divergence", ALL)
 def test_equal_distributions_have_no_divergence_and_no_gradient(divergence: Divergence) -> None:
     logp = torch.log_softmax(torch.randn(4, 9, dtype=torch.float64), -1)
-    value, gradient = divergence.value_and_grad(teacher_logp=logp.clone(), student_logp=logp.clone())
+    value, gradient = divergence.value_and_grad(teacher_logp=logp, student_logp=logp)
     assert value.abs().max() < 1e-12 and gradient.abs().max() < 1e-12
 
 

@@ -41,6 +41,19 @@ def test_toy_example_equals_the_golden_loss(reduction: Reduction, loss: float) -
     assert (coefficients(batch, reduction) * weight * divergence).sum() == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("sequence_mean", [2 / 6, 2 / 6, 2 / 6, 2 / 2, 1.5 / 2, 1.5 / 8, 1.5 / 8, 1.5 / 8, 1.5 / 8]),
+        ("sum", [2 / 2] * 4 + [1.5 / 2] * 5),
+        ("global_token_mean", [2 / 4] * 4 + [1.5 / 5] * 5),
+    ],
+)
+def test_denominators_count_pairs_and_tokens(reduction: Reduction, expected: list[float]) -> None:
+    batch = PairBatch(update=0, micro=0, pairs=(pair(3, 1), pair(1, 4)))
+    assert coefficients(batch, reduction).tolist() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("reduction", ["sequence_mean", "sum", "global_token_mean"])
 def test_micro_batches_add_up_to_the_whole_batch(reduction: Reduction) -> None:
     pairs = [pair(3, 2), pair(1, 7), pair(4, 4), pair(2, 1)]

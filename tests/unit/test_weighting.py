@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given as examples
+from hypothesis import strategies as st
 
 from vcrd_ray.types import Validity
 from vcrd_ray.weighting import ratio_weights, teacher_prob_weights, uniform_weights
@@ -67,7 +69,16 @@ def test_special_tokens_weigh_exactly_one() -> None:
 
 def test_tiny_teacher_score_reaches_the_bound_and_is_counted() -> None:
     given = ratio_weights(validity([logit(1e-6)], [2.0]), special_ids=set(), eps=1e-8, w_max=10)
-    assert given.weight[0] == pytest.approx(10) and given.clipped.all()
+    assert given.weight[0] == 10 and given.clipped.all() and given.judged.all()
+
+
+@examples(teacher=st.floats(-30, 30, width=32), student=st.floats(-30, 30, width=32))
+def test_the_students_score_stands_above_the_teachers(teacher: float, student: float) -> None:
+    one = weights(validity([teacher], [student]), w_max=np.inf, eps=0.0)[0]
+    swapped = weights(validity([student], [teacher]), w_max=np.inf, eps=0.0)[0]
+    assert one * swapped == pytest.approx(1, rel=1e-6)
+    # Far up both scores are 1 to the last digit.
+    assert (one >= 1) if student >= teacher else (one <= 1)
 
 
 def test_without_bound_only_eps_limits_the_ratio() -> None:

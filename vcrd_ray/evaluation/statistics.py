@@ -44,7 +44,8 @@ def accuracy(*, correct: int, total: int, confidence: float) -> Accuracy:
         correct=correct,
         total=total,
         pass_at_1=share,
-        low=max(0.0, (centre - spread) / scale),
-        high=min(1.0, (centre + spread) / scale),
+        # At the ends the formula gives 0 and 1 exactly; its rounding must not.
+        low=(centre - spread) / scale if correct > 0 else 0.0,
+        high=(centre + spread) / scale if correct < total else 1.0,
         confidence=confidence,
     )
