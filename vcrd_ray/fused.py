@@ -101,6 +101,9 @@ def fused_divergence(
         collision=None if top_k is None else torch.empty(n, dtype=work, device=device),
     )
     options = _Options(divergence=divergence, vocab_size=vocab_size, chunk_rows=chunk_rows, top_k=top_k, dtype=work)
+    if not torch.is_grad_enabled():
+        # An autograd function is told what requires a gradient, not whether anybody records.
+        student_hidden, student_head = student_hidden.detach(), student_head.detach()
     values: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
         student_hidden, student_head, teacher_hidden.detach(), teacher_head.detach(), uniform, options, signals
     )

@@ -63,8 +63,7 @@ def sample_rows(logp: Float[torch.Tensor, "n v"], uniform: Float[torch.Tensor, "
     does not rise there.
     """
     cumulative = logp.to(torch.float64, copy=True).exp_().cumsum_(dim=-1)
-    # The sum of float32 probabilities is 1 only to rounding: scale the number, not the row.
+    # The sum of float32 probabilities is 1 only to rounding: scale the number, not the row. The largest number below 1
+    # times the total still rounds to less than the total, so the index is always one of the row.
     target = uniform[:, None] * cumulative[:, -1:]
-    # Rounding of the product can reach the total itself: step below it, so that an index within the row is found.
-    target = torch.minimum(target, torch.nextafter(cumulative[:, -1:], torch.zeros_like(target)))
     return torch.searchsorted(cumulative, target, right=True)[:, 0]

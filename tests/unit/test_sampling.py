@@ -1,5 +1,6 @@
 """Keyed random numbers and inverse-CDF sampling."""
 
+import math
 import subprocess
 import sys
 
@@ -76,6 +77,18 @@ def test_samples_follow_the_distribution() -> None:
 def test_no_number_however_extreme_leaves_the_support() -> None:
     logp = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(2, 1)
     assert sample_rows(logp, torch.tensor([2.0**-54, 1 - 2.0**-53], dtype=torch.float64)).tolist() == [1, 1]
+
+
+def test_a_number_on_the_border_belongs_to_the_token_after_it() -> None:
+    logp = torch.tensor([[0.5, 0.0, 0.5]], dtype=torch.float64).log()
+    below = math.nextafter(0.5, 0)
+    assert [int(sample_rows(logp, torch.tensor([u], dtype=torch.float64))[0]) for u in (below, 0.5)] == [0, 2]
+
+
+def test_the_largest_number_below_one_finds_a_token_whatever_the_total() -> None:
+    totals = torch.linspace(0.4, 4.1, 100_000, dtype=torch.float64)
+    logp = torch.stack([totals.log(), torch.full_like(totals, -torch.inf)], dim=1)
+    assert (sample_rows(logp, torch.full_like(totals, 1 - 2.0**-53)) == 0).all()
 
 
 @given(
