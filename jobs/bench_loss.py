@@ -63,7 +63,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--student-hidden", type=int, default=1536)
     parser.add_argument("--teacher-hidden", type=int, default=3584)
     parser.add_argument("--chunk-rows", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--variant", choices=("dense", "fused"), help=argparse.SUPPRESS)
     parser.add_argument("--gradient", type=Path, help=argparse.SUPPRESS)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Head:
     """A Ray head of this test's own; nobody else's Ray is touched."""
 
     def __init__(self, token: Path) -> None:
-        self.dashboard, self.gcs, self.metrics, self.client = free_ports(4)
+        self.dashboard, self.gcs, self.metrics, self.client, self.agent = free_ports(5)
         self.temp = tempfile.mkdtemp(prefix="vr-", dir="/tmp")  # socket paths must stay short
         self.env = {
             **os.environ,
@@ -50,6 +51,8 @@ class Head:
             "--dashboard-port": self.dashboard,
             "--metrics-export-port": self.metrics,
             "--ray-client-server-port": self.client,
+            # Its default is fixed, and a node whose agent finds the port taken accepts no job.
+            "--dashboard-agent-listen-port": self.agent,
         }
         self.process = subprocess.Popen(
             [str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
@@ -89,11 +92,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     token.chmod(0o600)
     started = Head(token)
     try:
-        for _ in range(60):
-            done = started.cli("list", f"--address={started.address}", timeout=60)
-            if done.returncode == 0:
-                break
-            assert started.process.poll() is None, started.process.stdout.read() if started.process.stdout else ""
+        # The dashboard answers before the node's agent can take jobs, so the first job is one that does nothing.
+        until = time.monotonic() + 120
+        while started.cli("submit", f"--address={started.address}", "--", sys.executable, "-c", "pass").returncode:
+            assert started.process.poll() is None and time.monotonic() < until, "the head accepts no job"
+            time.sleep(1)
         yield started
     finally:
         started.stop()
