@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from vcrd_ray.config import Config, RatioWeighting
+from vcrd_ray.config import Config
 
 Role = Literal["student", "teacher", "judge"]
 
@@ -40,18 +40,14 @@ def actor_options(resources: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def needs_judge(config: Config) -> bool:
-    """Whether the configured weighting asks a judge at all."""
-    return isinstance(config.distill.objective.weighting, RatioWeighting)
-
-
 def placement_table(config: Config) -> list[tuple[str, int, dict[str, float]]]:
     """(role, number of actors, resources of each) of a distillation run."""
     table: list[tuple[str, int, dict[str, float]]] = [
-        ("student", config.student.ranks, role_resources(config, "student")),
-        ("teacher", config.teacher.replicas, role_resources(config, "teacher")),
+        ("student", config.student.ranks, role_resources(config, "student"))
     ]
-    if needs_judge(config):
+    if config.distill.objective.needs_teacher:
+        table.append(("teacher", config.teacher.replicas, role_resources(config, "teacher")))
+    if config.distill.objective.needs_judge:
         table.append(("judge", config.judge.replicas, role_resources(config, "judge")))
     return table
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
-import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
 
-from actors.placement import actor_options, needs_judge, role_resources
+from actors.placement import actor_options, role_resources
 from actors.roles import EngineActor, JudgeActor
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ScheduleError
 from vcrd_ray.signals import Pending
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, TeacherSignals
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, TeacherRequest, TeacherSignals
 
 T = TypeVar("T")
 
@@ -73,9 +72,16 @@ def engine_pool(config: Config, *, path: str, role: str, replicas: int) -> Pool:
     )
 
 
+def teacher_pool(config: Config) -> Pool | None:
+    """Actors that hold the teacher; None where the objective needs none."""
+    if not config.distill.objective.needs_teacher:
+        return None
+    return engine_pool(config, path=config.teacher.path, role="teacher", replicas=config.teacher.replicas)
+
+
 def judge_pool(config: Config) -> Pool | None:
     """Actors that hold the judge; None where the weighting needs none."""
-    if not needs_judge(config):
+    if not config.distill.objective.needs_judge:
         return None
     remote = ray.remote(JudgeActor).options(**actor_options(role_resources(config, "judge")))
     return Pool("judge", [remote.remote(config) for _ in range(config.judge.replicas)])
@@ -95,16 +101,15 @@ class _Remote(Generic[T]):
 
 
 class _RemoteTeacher:
-    """A teacher's answer, its parts behind references of their own."""
+    """A teacher's answer, and the reference to its proposals for the judge."""
 
     def __init__(self, refs: list[Any], timeout_s: float) -> None:
-        self._hidden, self.proposals, self._seconds = refs
+        self._signals, self.proposals = refs
         self._timeout_s = timeout_s
 
     def result(self) -> TeacherSignals:
         """See `Pending`."""
-        hidden, proposals, seconds = _get([self._hidden, self.proposals, self._seconds], "teacher", self._timeout_s)
-        return TeacherSignals(hidden=hidden, student_prefix_proposals=np.asarray(proposals), seconds=seconds)
+        return cast(TeacherSignals, _get(self._signals, "teacher", self._timeout_s))
 
 
 def _get(refs: Any, role: str, timeout_s: float) -> Any:
@@ -121,14 +126,16 @@ def _get(refs: Any, role: str, timeout_s: float) -> Any:
 class RemoteSignals:
     """`SignalSource` through actor pools."""
 
-    def __init__(self, *, teacher: Pool, judge: Pool | None, timeout_s: float) -> None:
+    def __init__(self, *, teacher: Pool | None, judge: Pool | None, request: TeacherRequest, timeout_s: float) -> None:
         self._teacher = teacher
+        self._request = request
         self._judge = judge
         self._timeout_s = timeout_s
 
     def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
         """See `SignalSource`."""
-        refs = self._teacher.pick().annotate.options(num_returns=3).remote(batch)
+        assert self._teacher is not None
+        refs = self._teacher.pick().annotate.options(num_returns=2).remote(batch, self._request)
         return _RemoteTeacher(refs, self._timeout_s)
 
     def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from vcrd_ray.config import Config, SamplingSection
@@ -17,7 +15,7 @@ from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.models import device_for
 from vcrd_ray.signals import judge_request
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
 
 _SELF_CHECK_LEAVES = 8
 
@@ -34,10 +32,10 @@ class EngineActor:
         """Process id, once the model is loaded."""
         return os.getpid()
 
-    def annotate(self, batch: PairBatch) -> tuple[npt.NDArray[np.generic], IntArray, float]:
-        """`TeacherSignals` as separate objects, so that the judge can be sent the proposals alone."""
-        signals = self._engine.annotate(batch, seed=self._seed)
-        return signals.hidden, signals.student_prefix_proposals, signals.seconds
+    def annotate(self, batch: PairBatch, request: TeacherRequest) -> tuple[TeacherSignals, IntArray]:
+        """The signals, and the proposals once more as an object of their own that the judge can be sent alone."""
+        signals = self._engine.annotate(batch, request)
+        return signals, signals.student_prefix_proposals
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection) -> list[Rollout]:
         """One response to each prompt."""

@@ -28,7 +28,7 @@ from vcrd_ray.config import Config, OracleJudgeSection, TrainingSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.data.problems import make_examples, read_problems, write_rejects
 from vcrd_ray.data.rollouts import read_pairs
-from vcrd_ray.distill import Distiller, JudgeBounds
+from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.errors import CheckpointError, VcrdError
 from vcrd_ray.models import (
     device_for,
@@ -38,6 +38,7 @@ from vcrd_ray.models import (
     resolve_model,
     tokenizer_fingerprint,
 )
+from vcrd_ray.objectives import ObjectiveState
 from vcrd_ray.runs import MetricsLog, read_jsonl, write_json, write_text
 from vcrd_ray.sft import FineTuner
 from vcrd_ray.student import Student
@@ -173,7 +174,7 @@ def _fine_tune(job: RankJob, rank: int, world_size: int, device: torch.device) -
 
 def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> None:
     config, section = job.config, job.config.distill
-    assert job.rollouts is not None and job.teacher is not None
+    assert job.rollouts is not None
     student = Student(
         config.student, lora=section.lora, train_head=section.train_head, device=device, seed=config.run.seed
     )
@@ -198,17 +199,22 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
     backend = _backend(config, section, student, num_examples=len(pairs), world_size=world_size)
     distiller = Distiller(
         backend=backend,
-        teacher_head=load_head(teacher, dtype=config.teacher.dtype).to(device),
-        signals=RemoteSignals(teacher=job.teacher, judge=job.judge, timeout_s=config.cluster.request_timeout_s),
+        teacher_head=load_head(teacher, dtype=config.teacher.dtype).to(device)
+        if section.objective.needs_teacher and config.teacher.transport == "hidden"
+        else None,
+        signals=RemoteSignals(
+            teacher=job.teacher,
+            judge=job.judge,
+            request=teacher_request(section, config.teacher, seed=config.run.seed),
+            timeout_s=config.cluster.request_timeout_s,
+        ),
         pairs=pairs,
         section=section,
         seed=config.run.seed,
         vocab_size=vocab_size,
         judge_bounds=JudgeBounds(
             max_invalid_share=config.judge.max_invalid_share,
-            self_check_tolerance=None
-            if isinstance(config.judge, OracleJudgeSection)
-            else config.judge.self_check_tolerance,
+            self_check_tolerance=None if isinstance(config.judge, OracleJudgeSection) else config.judge.tolerance,
         ),
     )
     _run(
@@ -219,6 +225,7 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         distiller.num_updates,
         distiller.run,
         lambda: {"self_check_difference": distiller.self_check_difference, "num_pairs": len(pairs)},
+        state=_StateKeeper(distiller),
     )
 
 
@@ -250,6 +257,7 @@ def _run(
     num_updates: int,
     loop: Callable[..., None],
     facts: Callable[[], dict[str, Any]],
+    state: _StateKeeper | None = None,
 ) -> None:
     """Resume, train, checkpoint, log, export: the same for every kind of training."""
     directory = job.run_dir / "checkpoints"
@@ -259,6 +267,8 @@ def _run(
         path, record = found
         checkpoints.check_resumable(record, world_size=backend.world_size, fingerprints=fingerprints)
         backend.load(path)
+        if state is not None:
+            state.restore(record.state)
         first_update = record.next_update
     stop = min(num_updates, section.stop_after or num_updates)
     log = RankLog(job.run_dir, next_update=first_update, num_updates=num_updates) if backend.rank == 0 else None
@@ -270,7 +280,12 @@ def _run(
         if done % section.checkpoint_every == 0 or done == stop:
             checkpoints.save(
                 directory,
-                checkpoints.Record(next_update=done, world_size=backend.world_size, fingerprints=fingerprints),
+                checkpoints.Record(
+                    next_update=done,
+                    world_size=backend.world_size,
+                    fingerprints=fingerprints,
+                    state={} if state is None else state.record(),
+                ),
                 write=backend.save,
                 rank=backend.rank,
                 barrier=torch.distributed.barrier,
@@ -286,6 +301,19 @@ def _run(
             job.run_dir / DONE_FILE,
             {"updates_done": stop, "num_updates": num_updates, "finished": stop == num_updates, **facts()},
         )
+
+
+class _StateKeeper:
+    """The objective's own state, to and from a checkpoint's record."""
+
+    def __init__(self, distiller: Distiller) -> None:
+        self._distiller = distiller
+
+    def record(self) -> dict[str, object]:
+        return self._distiller.state.to_record()
+
+    def restore(self, record: dict[str, object]) -> None:
+        self._distiller.state = ObjectiveState.from_record(record)
 
 
 class RankLog:

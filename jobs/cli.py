@@ -138,7 +138,8 @@ def _suggest_key(loc: list[str]) -> str:
     # A union's tag stands in the path that pydantic reports but not in the file: match with and without it.
     known = all_keys()
     written = ".".join(loc)
-    without_tags = ".".join(part for i, part in enumerate(loc) if i == len(loc) - 1 or not _is_tag(part))
+    tags = _tags()
+    without_tags = ".".join(part for i, part in enumerate(loc) if i == len(loc) - 1 or part not in tags)
     if without_tags in known:
         return f": {loc[-1]} belongs to another type of {'.'.join(loc[:-2])}"
     for attempt in (written, without_tags):
@@ -148,8 +149,16 @@ def _suggest_key(loc: list[str]) -> str:
     return "; see --help for all keys"
 
 
-def _is_tag(part: str) -> bool:
-    return part in {"tiny", "jsonl", "value_head", "oracle", "ratio", "teacher_prob", "uniform"}
+def _tags(model: type[BaseModel] = Config) -> set[str]:
+    """Every value of a union's `type`."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        if name == "type":
+            found.add(field.default)
+        for leaf in _leaf_types(field.annotation):
+            if isinstance(leaf, type) and issubclass(leaf, BaseModel):
+                found |= _tags(leaf)
+    return found
 
 
 def _suggest_option(message: str) -> str:

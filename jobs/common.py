@@ -41,7 +41,6 @@ def check_models(config: Config, *, teacher: bool, judge: bool) -> None:
     Raises:
         ModelError: a model is missing, or its tokenizer does not fit the student's.
     """
-    from actors.placement import needs_judge
     from vcrd_ray.judges.compatibility import check_same_vocabulary
     from vcrd_ray.judges.loading import check_judge_tokenizer
     from vcrd_ray.models import load_tokenizer, resolve_model
@@ -49,7 +48,7 @@ def check_models(config: Config, *, teacher: bool, judge: bool) -> None:
     student = load_tokenizer(resolve_model(config.student.path))
     if teacher:
         check_same_vocabulary(student, load_tokenizer(resolve_model(config.teacher.path)))
-    if judge and needs_judge(config):
+    if judge and config.distill.objective.needs_judge:
         check_judge_tokenizer(config.judge, policy=config.student.path)
 
 

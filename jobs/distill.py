@@ -43,7 +43,7 @@ def check_rollouts(config: Config) -> None:
 def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
-    from actors.pools import engine_pool, judge_pool
+    from actors.pools import judge_pool, teacher_pool
     from actors.student_group import RankJob, is_finished, train
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
@@ -52,8 +52,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
         check(config)
         check_rollouts(config)
         with ray_cluster(config), follow_training(name, directory.path):
-            teacher = engine_pool(config, path=config.teacher.path, role="teacher", replicas=config.teacher.replicas)
-            judge = judge_pool(config)
+            teacher, judge = teacher_pool(config), judge_pool(config)
             pools = [pool for pool in (teacher, judge) if pool is not None]
             try:
                 for pool in pools:

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vcrd_ray.errors import CheckpointError
@@ -30,6 +30,8 @@ class Record:
     next_update: int
     world_size: int
     fingerprints: dict[str, str]
+    state: dict[str, object] = field(default_factory=dict)
+    """What the objective has learnt about its run; plain numbers."""
 
 
 def newest(directory: Path) -> tuple[Path, Record] | None:

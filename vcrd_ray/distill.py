@@ -1,15 +1,15 @@
 """The update loop: carries out the plan of schedule.py on one rank. Knows the method's parts, but no Ray and no files.
 
-Per micro-batch: the teacher's states and the student's give each row its divergence and its gradient row; the judge
-scores both proposals; the weights scale the rows in the backward pass.
+Per micro-batch: the teacher's distribution and the student's states give each row its divergence and its gradient row;
+the judge scores both proposals; the weights scale the rows in the backward pass.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +18,57 @@ from jaxtyping import Float
 
 from vcrd_ray.analysis.telemetry import Telemetry, pick_decisions
 from vcrd_ray.backends import Backend
-from vcrd_ray.config import DistillSection, ObjectiveSection, RatioWeighting, TeacherProbWeighting
+from vcrd_ray.config import AdaptiveMixing, DistillSection, DivergenceSection, TeacherProbWeighting, TeacherSection
 from vcrd_ray.data.order import DataOrder
-from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
+from vcrd_ray.divergences import Divergence
 from vcrd_ray.engines.hf import pair_keys
-from vcrd_ray.errors import JudgeError, ModelError
-from vcrd_ray.fused import FusedRows, fused_divergence
+from vcrd_ray.errors import DataError, JudgeError, ModelError
+from vcrd_ray.fused import (
+    FusedRows,
+    HiddenTeacher,
+    LogitsTeacher,
+    PerSequenceSkew,
+    TeacherRows,
+    TopKTeacher,
+    fused_divergence,
+    fused_token_logp,
+)
 from vcrd_ray.models import pad_id, special_ids
-from vcrd_ray.objectives import row_coefficients
-from vcrd_ray.sampling import uniforms
+from vcrd_ray.objectives import (
+    ObjectiveState,
+    is_adaptive,
+    lambdas,
+    make_divergence,
+    row_coefficients,
+    row_weights,
+    sequence_advantage,
+    with_adaptive_skew,
+)
+from vcrd_ray.sampling import stable_hash, uniforms
 from vcrd_ray.schedule import Action, Op, plan
 from vcrd_ray.sequences import response_batch
 from vcrd_ray.signals import Pending, SignalSource
-from vcrd_ray.types import Decision, JudgeScores, PairBatch, RolloutPair, TeacherSignals, UpdateReport, Validity
-from vcrd_ray.weighting import Weights, ratio_weights, teacher_prob_weights, uniform_weights
+from vcrd_ray.types import (
+    Decision,
+    JudgeScores,
+    PairBatch,
+    RolloutPair,
+    Side,
+    TeacherRequest,
+    TeacherSignals,
+    UpdateReport,
+    Validity,
+)
 from vcrd_ray.wire import from_wire
+
+_SIDES: tuple[Side, Side] = ("teacher", "student")
+
+
+def teacher_request(section: DistillSection, teacher: TeacherSection, *, seed: int) -> TeacherRequest:
+    """What a run of this objective asks of the teacher."""
+    return TeacherRequest(
+        transport=teacher.transport, top_k=teacher.top_k, propose=section.objective.needs_judge, seed=seed
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +85,7 @@ class _Asked:
     """A micro-batch whose teacher signals have been asked for."""
 
     batch: PairBatch
-    teacher: Pending[TeacherSignals]
+    teacher: Pending[TeacherSignals] | None
     student_prefix_scores: Pending[JudgeScores] | None
 
 
@@ -58,9 +94,8 @@ class _Forwarded:
     """A micro-batch whose graph waits for its weights."""
 
     asked: _Asked
-    on_teacher: FusedRows
-    on_student: FusedRows
-    student_proposals: npt.NDArray[np.int32]
+    fused: dict[Side, FusedRows]
+    """In row order; a side without rows is missing."""
     teacher_prefix_scores: Pending[JudgeScores] | None
 
 
@@ -71,7 +106,7 @@ class Distiller:
         self,
         *,
         backend: Backend,
-        teacher_head: Float[torch.Tensor, "v d"],
+        teacher_head: Float[torch.Tensor, "v d"] | None,
         signals: SignalSource,
         pairs: Sequence[RolloutPair],
         section: DistillSection,
@@ -79,8 +114,9 @@ class Distiller:
         vocab_size: int,
         judge_bounds: JudgeBounds,
     ) -> None:
+        """`teacher_head` is needed where the teacher's hidden states travel."""
         for name, head in (("teacher", teacher_head), ("student", backend.student.head)):
-            if len(head) < vocab_size:
+            if head is not None and len(head) < vocab_size:
                 raise ModelError(
                     f"the {name}'s output head has {len(head)} rows, the tokenizer {vocab_size} tokens;"
                     " use the tokenizer that the model was trained with"
@@ -89,23 +125,25 @@ class Distiller:
         self._student = backend.student
         self._teacher_head = teacher_head
         self._signals = signals
-        self._pairs = pairs
         self._section = section
-        self._objective: ObjectiveSection = section.objective
+        self._objective = section.objective
         self._seed = seed
         self._vocab_size = vocab_size
         self._bounds = judge_bounds
         self._special_ids = special_ids(self._student.tokenizer)
         self._padding = pad_id(self._student.tokenizer)
-        self._judged = isinstance(section.objective.weighting, RatioWeighting)
+        self._judged = section.objective.needs_judge
+        self._pairs, self._held_out = _split(pairs, section.objective.mixing)
         self.order = DataOrder(
-            num_examples=len(pairs),
+            num_examples=len(self._pairs),
             batch_size=section.batch_size,
             micro_batch_size=section.micro_batch_size,
             ranks=backend.world_size,
             seed=seed,
         )
         self.num_updates = self.order.num_updates(epochs=section.epochs, num_updates=section.num_updates)
+        self.state = ObjectiveState.initial(section.objective)
+        self._advantages = np.zeros((2, 2))  # sum and number of each side's sequences
         self._checked = not (self._judged and judge_bounds.self_check_tolerance is not None and backend.rank == 0)
         self.self_check_difference: float | None = None
 
@@ -115,6 +153,25 @@ class Distiller:
         Raises:
             JudgeError: failed self-check, or too many scores that are no numbers.
         """
+        for first, last in self._stretches(first_update, stop):
+            self._run(first, last, on_update)
+
+    def _stretches(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Updates between validations: what is asked ahead must not depend on a validation still to come."""
+        mixing = self._objective.mixing
+        if mixing is None or self.state.mixing is None:
+            yield first, stop
+            return
+        every = mixing.every or max(1, len(self._pairs) // self._section.batch_size)
+        while first < stop:
+            if first % every == 0:
+                after = self.state.mixing.after(self._validation_loss(), step=mixing.step, tolerance=mixing.tolerance)
+                self.state = replace(self.state, mixing=after)
+            last = min(stop, (first // every + 1) * every)
+            yield first, last
+            first = last
+
+    def _run(self, first_update: int, stop: int, on_update: Callable[[UpdateReport], None]) -> None:
         asked: dict[tuple[int, int], _Asked] = {}
         forwarded: dict[int, _Forwarded] = {}
         telemetry, decisions, started = Telemetry(), list[Decision](), time.perf_counter()
@@ -139,68 +196,130 @@ class Distiller:
 
     def _ask(self, op: Op) -> _Asked:
         indices = self.order.micro_batch(op.update, op.micro, self._backend.rank)
-        batch = PairBatch(update=op.update, micro=op.micro, pairs=tuple(self._pairs[i] for i in indices))
-        teacher = self._signals.request_teacher(batch)
-        scores = self._signals.request_student_prefix_scores(batch, teacher) if self._judged else None
+        batch = PairBatch(update=op.update, micro=op.micro, pairs=self._with_sides(op.update, indices))
+        teacher = self._signals.request_teacher(batch) if self._objective.needs_teacher else None
+        scores = None
+        if self._judged and batch.rows.num_student_rows:
+            assert teacher is not None
+            scores = self._signals.request_student_prefix_scores(batch, teacher)
         return _Asked(batch=batch, teacher=teacher, student_prefix_scores=scores)
+
+    def _with_sides(self, update: int, indices: Sequence[int]) -> tuple[RolloutPair, ...]:
+        """The pairs with the responses that take part in this update."""
+        pairs = [self._pairs[i] for i in indices]
+        if self.state.mixing is not None:
+            drawn = uniforms(
+                seed=self._seed,
+                stream="mixing",
+                update=update,
+                rollout_keys=np.array([stable_hash(p.id) for p in pairs], dtype=np.uint64),
+                positions=np.zeros(len(pairs), dtype=np.int64),
+            )
+            threshold = self.state.mixing.threshold
+            return tuple(p.only("student" if u < threshold else "teacher") for p, u in zip(pairs, drawn, strict=True))
+        if self._objective.lambda_student == 0:
+            return tuple(p.only("teacher") for p in pairs)
+        if self._objective.lambda_teacher == 0:
+            return tuple(p.only("student") for p in pairs)
+        return tuple(pairs)
 
     def _forward(self, asked: _Asked, telemetry: Telemetry) -> _Forwarded:
         batch, rows = asked.batch, asked.batch.rows
-        device = self._student.device
-        hidden = self._backend.forward(response_batch(batch.pairs, self._padding, device))
-        waiting = time.perf_counter()
-        signals = asked.teacher.result()
-        telemetry.times["wait_teacher_s"] += time.perf_counter() - waiting
-        telemetry.times["teacher_s"] += signals.seconds
-        telemetry.times["tokens"] += int(rows.lengths.sum()) + 2 * sum(len(p.prompt_ids) for p in batch.pairs)
-        teacher_hidden = from_wire(signals.hidden, device)
-        cut = rows.num_teacher_rows
-        uniform = torch.from_numpy(
-            uniforms(
-                seed=self._seed,
-                stream="student-proposal",
-                update=batch.update,
-                rollout_keys=pair_keys(batch)[:cut],
-                positions=rows.position[:cut],
-            )
-        ).to(device)
-        objective = self._objective
-        on_teacher = self._fused(SkewedKL(alpha=objective.alpha), hidden[:cut], teacher_hidden[:cut], uniform)
-        on_student = self._fused(
-            SkewedReverseKL(alpha=objective.alpha, detach_mixture=objective.detach_mixture),
-            hidden[cut:],
-            teacher_hidden[cut:],
-            None,
-        )
-        assert on_teacher.student_proposal is not None
-        proposals = on_teacher.student_proposal.cpu().numpy().astype(np.int32)
+        hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
+        signals = None
+        if asked.teacher is not None:
+            waiting = time.perf_counter()
+            signals = asked.teacher.result()
+            telemetry.times["wait_teacher_s"] += time.perf_counter() - waiting
+            telemetry.times["teacher_s"] += signals.seconds
+        prompts = sum(len(p.prompt_ids) * int((len(p.teacher_ids) > 0) + (len(p.student_ids) > 0)) for p in batch.pairs)
+        telemetry.times["tokens"] += int(rows.lengths.sum()) + prompts
+        fused = {side: self._fused(side, batch, hidden, signals) for side in _SIDES if rows.has_rows(side)}
         scores = None
-        if self._judged:
+        if self._judged and "teacher" in fused:
+            proposals = _proposals(fused["teacher"])
             scores = self._signals.request_teacher_prefix_scores(batch, proposals)
             self._self_check(batch, proposals)
-        return _Forwarded(
-            asked=asked,
-            on_teacher=on_teacher,
-            on_student=on_student,
-            student_proposals=proposals,
-            teacher_prefix_scores=scores,
-        )
+        return _Forwarded(asked=asked, fused=fused, teacher_prefix_scores=scores)
 
     def _fused(
-        self, divergence: Divergence, hidden: torch.Tensor, teacher_hidden: torch.Tensor, uniform: torch.Tensor | None
+        self, side: Side, batch: PairBatch, hidden: torch.Tensor, signals: TeacherSignals | None, *, plain: bool = False
     ) -> FusedRows:
+        """One side's rows; `plain` leaves out all that only training needs."""
+        section = self._objective.on_teacher if side == "teacher" else self._objective.on_student
+        rows = batch.rows.side_rows(side)
+        states = hidden[rows]
+        teacher = self._teacher_rows(section, batch, rows, signals)
+        fixed = make_divergence(section, self.state)
+        adapted = self._adapted(fixed, side, batch, states, teacher) if is_adaptive(section) and not plain else fixed
         weighting = self._objective.weighting
         return fused_divergence(
-            divergence=divergence,
-            student_hidden=hidden,
+            divergence=adapted,
+            student_hidden=states,
             student_head=self._student.head,
-            teacher_hidden=teacher_hidden,
-            teacher_head=self._teacher_head,
+            teacher=teacher,
             vocab_size=self._vocab_size,
             chunk_rows=self._section.chunk_rows,
-            uniform=uniform,
-            teacher_probability_top_k=weighting.top_k if isinstance(weighting, TeacherProbWeighting) else None,
+            uniform=self._uniform(batch, rows) if self._judged and side == "teacher" and not plain else None,
+            teacher_probability_top_k=weighting.top_k
+            if isinstance(weighting, TeacherProbWeighting) and not plain
+            else None,
         )
+
+    def _uniform(self, batch: PairBatch, rows: slice) -> torch.Tensor:
+        numbers = uniforms(
+            seed=self._seed,
+            stream="student-proposal",
+            update=batch.update,
+            rollout_keys=pair_keys(batch)[rows],
+            positions=batch.rows.position[rows],
+        )
+        return torch.from_numpy(numbers).to(self._student.device)
+
+    def _teacher_rows(
+        self, section: DivergenceSection, batch: PairBatch, rows: slice, signals: TeacherSignals | None
+    ) -> TeacherRows:
+        device = self._student.device
+        if section.type == "cross_entropy":
+            tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(device)[:, None]
+            return TopKTeacher(ids=tokens, logp=torch.zeros(tokens.shape, device=device))
+        assert signals is not None
+        if signals.hidden is not None:
+            assert self._teacher_head is not None
+            return HiddenTeacher(hidden=from_wire(signals.hidden, device)[rows], head=self._teacher_head)
+        if signals.logits is not None:
+            return LogitsTeacher(logits=from_wire(signals.logits, device)[rows])
+        assert signals.top_ids is not None and signals.top_logp is not None
+        return TopKTeacher(ids=from_wire(signals.top_ids, device)[rows], logp=from_wire(signals.top_logp, device)[rows])
+
+    def _adapted(
+        self, divergence: Divergence, side: Side, batch: PairBatch, states: torch.Tensor, teacher: TeacherRows
+    ) -> Divergence | PerSequenceSkew:
+        assert isinstance(teacher, HiddenTeacher)
+        rows = batch.rows.side_rows(side)
+        tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(states.device)
+
+        def logp(hidden: torch.Tensor, head: torch.Tensor) -> npt.NDArray[np.float32]:
+            values: npt.NDArray[np.float32] = (
+                fused_token_logp(
+                    hidden=hidden,
+                    head=head,
+                    tokens=tokens,
+                    vocab_size=self._vocab_size,
+                    chunk_rows=self._section.chunk_rows,
+                )
+                .float()
+                .cpu()
+                .numpy()
+            )
+            return values
+
+        by_student = logp(states.detach(), self._student.head.detach())
+        by_teacher = logp(teacher.hidden, teacher.head)
+        owner, other = (by_teacher, by_student) if side == "teacher" else (by_student, by_teacher)
+        advantage = sequence_advantage(owner, other, batch.rows.side_lengths(side))
+        self._advantages[_SIDES.index(side)] += (advantage.sum(), len(advantage))
+        return with_adaptive_skew(divergence, advantage, batch.rows, side, self.state)
 
     def _self_check(self, batch: PairBatch, proposals: npt.NDArray[np.int32]) -> None:
         tolerance = self._bounds.self_check_tolerance
@@ -211,24 +330,21 @@ class Distiller:
         if not self.self_check_difference <= tolerance:
             raise JudgeError(
                 f"packed and separate judging differ by {self.self_check_difference:.3g} in logit on the first batch, more than"
-                f" judge.self_check_tolerance {tolerance}; use judge.dtype float32, or report this model's attention"
+                f" {tolerance} (judge.self_check_tolerance); use judge.dtype float32, or report this model's attention"
             )
 
     def _backward(self, done: _Forwarded, telemetry: Telemetry) -> list[Decision]:
         batch = done.asked.batch
         validity = self._validity(done, telemetry) if self._judged else None
-        weights = self._weights(done, validity)
-        update_pairs = [self._pairs[i] for i in self.order.update(batch.update)]
-        coefficient = row_coefficients(
-            batch.rows,
-            lambda_teacher=self._objective.lambda_teacher,
-            lambda_student=self._objective.lambda_student,
-            reduction=self._objective.reduction,
-            num_pairs=len(update_pairs),
-            num_teacher_tokens=sum(len(p.teacher_ids) for p in update_pairs),
-            num_student_tokens=sum(len(p.student_ids) for p in update_pairs),
+        weights = row_weights(
+            self._objective.weighting,
+            validity=validity,
+            fused=list(done.fused.values()),
+            num_rows=batch.rows.num_rows,
+            special_ids=self._special_ids,
         )
-        rows = torch.cat([done.on_teacher.divergence, done.on_student.divergence])
+        coefficient = self._coefficients(batch)
+        rows = torch.cat([fused.divergence for fused in done.fused.values()])
         factor = torch.from_numpy(coefficient * weights.weight).to(rows.device)
         self._backend.backward((factor * rows).sum())
         divergence = rows.detach().float().cpu().numpy()
@@ -238,45 +354,65 @@ class Distiller:
         count = math.ceil(self._section.decisions_per_update / self.order.num_micro_batches)
         return pick_decisions(batch, weights, validity, divergence, count=count, seed=self._seed)
 
-    def _validity(self, done: _Forwarded, telemetry: Telemetry) -> Validity:
-        assert done.teacher_prefix_scores is not None and done.asked.student_prefix_scores is not None
-        waiting = time.perf_counter()
-        on_teacher = done.teacher_prefix_scores.result()
-        on_student = done.asked.student_prefix_scores.result()
-        telemetry.times["wait_judge_s"] += time.perf_counter() - waiting
-        telemetry.times["judge_s"] += on_teacher.seconds + on_student.seconds
-        telemetry.times["judge_tokens"] += on_teacher.num_tokens + on_student.num_tokens
-        batch = done.asked.batch
-        cut = batch.rows.num_teacher_rows
-        teacher_proposals = done.asked.teacher.result().student_prefix_proposals
-        # The owner of a rollout proposes its own next token; the other model proposes a fresh sample.
-        return Validity(
-            teacher_proposal=np.concatenate([batch.rows.tokens[:cut], teacher_proposals]),
-            student_proposal=np.concatenate([done.student_proposals, batch.rows.tokens[cut:]]),
-            teacher_logit=np.concatenate([on_teacher.trunk_logit, on_student.candidate_logit]),
-            student_logit=np.concatenate([on_teacher.candidate_logit, on_student.trunk_logit]),
+    def _coefficients(self, batch: PairBatch) -> npt.NDArray[np.float32]:
+        pairs = self._with_sides(batch.update, self.order.update(batch.update))
+        tokens = {"teacher": sum(len(p.teacher_ids) for p in pairs), "student": sum(len(p.student_ids) for p in pairs)}
+        if self.state.mixing is not None:
+            # One response a pair: one average over all of them, whoever wrote them.
+            tokens = dict.fromkeys(tokens, sum(tokens.values()))
+        lambda_teacher, lambda_student = lambdas(self._objective, progress=batch.update / self.num_updates)
+        return row_coefficients(
+            batch.rows,
+            lambda_teacher=lambda_teacher,
+            lambda_student=lambda_student,
+            reduction=self._objective.reduction,
+            num_pairs=len(pairs),
+            num_teacher_tokens=tokens["teacher"],
+            num_student_tokens=tokens["student"],
         )
 
-    def _weights(self, done: _Forwarded, validity: Validity | None) -> Weights:
-        weighting = self._objective.weighting
-        if isinstance(weighting, RatioWeighting):
-            assert validity is not None
-            return ratio_weights(validity, special_ids=self._special_ids, eps=weighting.eps, w_max=weighting.w_max)
-        if isinstance(weighting, TeacherProbWeighting):
-            both = (done.on_teacher, done.on_student)
-            return teacher_prob_weights(
-                _joined([r.teacher_prob_of_student_argmax for r in both]),
-                _joined([r.teacher_collision for r in both]),
-                gamma=weighting.gamma,
-                clamp=weighting.clamp,
-                eps=weighting.eps,
+    def _validity(self, done: _Forwarded, telemetry: Telemetry) -> Validity:
+        waiting = time.perf_counter()
+        scores = {
+            side: pending.result()
+            for side, pending in zip(
+                _SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True
             )
-        return uniform_weights(done.asked.batch.rows.num_rows)
+            if pending is not None
+        }
+        telemetry.times["wait_judge_s"] += time.perf_counter() - waiting
+        telemetry.times["judge_s"] += sum(s.seconds for s in scores.values())
+        telemetry.times["judge_tokens"] += sum(s.num_tokens for s in scores.values())
+        assert done.asked.teacher is not None
+        tokens = done.asked.batch.rows.tokens
+        # The owner of a rollout proposes its own next token; the other model proposes a fresh sample.
+        parts: list[Validity] = []
+        if "teacher" in scores:
+            on_teacher = scores["teacher"]
+            parts.append(
+                Validity(
+                    teacher_proposal=tokens[: done.asked.batch.rows.num_teacher_rows],
+                    student_proposal=_proposals(done.fused["teacher"]),
+                    teacher_logit=on_teacher.trunk_logit,
+                    student_logit=on_teacher.candidate_logit,
+                )
+            )
+        if "student" in scores:
+            on_student = scores["student"]
+            parts.append(
+                Validity(
+                    teacher_proposal=done.asked.teacher.result().student_prefix_proposals,
+                    student_proposal=tokens[done.asked.batch.rows.num_teacher_rows :],
+                    teacher_logit=on_student.candidate_logit,
+                    student_logit=on_student.trunk_logit,
+                )
+            )
+        return Validity.concatenate(parts)
 
     def _step(self, update: int, telemetry: Telemetry, decisions: list[Decision], started: float) -> UpdateReport:
         norm, lr = self._backend.step()
-        total = self._backend.sum_over_ranks(torch.from_numpy(telemetry.to_vector()).to(self._student.device))
-        metrics = Telemetry.metrics(total.cpu().numpy(), world_size=self._backend.world_size)
+        total = self._sum(telemetry.to_vector())
+        metrics = Telemetry.metrics(total, world_size=self._backend.world_size)
         judged, invalid = metrics["judge/judged_rows"], metrics["judge/invalid_rows"]
         if invalid > self._bounds.max_invalid_share * (judged + invalid):
             raise JudgeError(
@@ -284,10 +420,65 @@ class Distiller:
                 f" judge.max_invalid_share {self._bounds.max_invalid_share}; check the judge's checkpoint and dtype"
             )
         metrics |= {"grad_norm": norm, "lr": lr, "time/update_s": time.perf_counter() - started}
+        metrics |= self._advance(update, loss=metrics["loss"])
         return UpdateReport(update=update, metrics=metrics, decisions=tuple(decisions))
 
+    def _advance(self, update: int, *, loss: float) -> dict[str, float]:
+        """Take the objective's state past an update; its figures as they were during it."""
+        figures: dict[str, float] = {}
+        if self.state.taid is not None:
+            figures["objective/taid_t"] = self.state.taid.t
+        if self.state.mixing is not None:
+            figures["objective/mixing_threshold"] = self.state.mixing.threshold
+        if self._objective.gradual:
+            figures["objective/lambda_student"] = lambdas(self._objective, progress=update / self.num_updates)[1]
+        adaptive = is_adaptive(self._objective.on_teacher) or is_adaptive(self._objective.on_student)
+        if adaptive and self.state.anchors is None:
+            sums = self._sum(self._advantages.flatten()).reshape(2, 2)
+            means = sums[:, 0] / np.maximum(sums[:, 1], 1)
+            self.state = replace(self.state, anchors=(float(means[0]), float(means[1])))
+        self.state = self.state.after_update(self._objective, loss=loss, progress=(update + 1) / self.num_updates)
+        return figures
 
-def _joined(parts: list[torch.Tensor | None]) -> npt.NDArray[np.float32]:
-    tensors = [part for part in parts if part is not None]
-    joined: npt.NDArray[np.float32] = torch.cat(tensors).float().cpu().numpy()
-    return joined
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        """Mean divergence a token on the held-out teacher responses, without dropout. Every rank does all of it."""
+        total, count = 0.0, 0
+        self._student.eval()
+        size = self._section.micro_batch_size
+        for micro, start in enumerate(range(0, len(self._held_out), size)):
+            batch = PairBatch(
+                update=0, micro=micro, pairs=tuple(p.only("teacher") for p in self._held_out[start : start + size])
+            )
+            signals = self._signals.request_teacher(batch).result()
+            hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
+            rows = self._fused("teacher", batch, hidden, signals, plain=True)
+            total, count = total + float(rows.divergence.sum()), count + batch.rows.num_rows
+        self._student.train()
+        return float(self._sum(np.array([total / count]))[0] / self._backend.world_size)
+
+    def _sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Elementwise over all ranks."""
+        summed: npt.NDArray[np.float64] = (
+            self._backend.sum_over_ranks(torch.from_numpy(values).to(self._student.device)).cpu().numpy()
+        )
+        return summed
+
+
+def _split(
+    pairs: Sequence[RolloutPair], mixing: AdaptiveMixing | None
+) -> tuple[Sequence[RolloutPair], Sequence[RolloutPair]]:
+    """Pairs to train on, and the last ones where some are held out for validation."""
+    if mixing is None:
+        return pairs, ()
+    if len(pairs) <= mixing.validation_pairs:
+        raise DataError(
+            f"{len(pairs)} pairs, of which objective.mixing.validation_pairs {mixing.validation_pairs} are held out:"
+            " nothing is left to train on; make more rollouts or hold out fewer"
+        )
+    return pairs[: -mixing.validation_pairs], pairs[-mixing.validation_pairs :]
+
+
+def _proposals(fused: FusedRows) -> npt.NDArray[np.int32]:
+    assert fused.student_proposal is not None
+    return fused.student_proposal.cpu().numpy().astype(np.int32)

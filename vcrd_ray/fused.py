@@ -1,4 +1,4 @@
-"""Hidden states of both models -> divergence of each row and its gradient, chunk by chunk. Knows no weights, no models.
+"""Hidden states -> divergence of each row and its gradient, chunk by chunk. Knows no weights, no models.
 
 The logits of all rows never exist at once: for each chunk of rows both heads are applied, the divergence and its
 gradient with respect to the logits are taken in closed form, and the gradient is pulled back through the student's head.
@@ -14,6 +14,7 @@ that have their factors by then.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,53 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vcrd_ray.divergences import Divergence
+from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
 from vcrd_ray.sampling import sample_rows
 
 _TILE_ROWS = 8192
 """Rows of a head that are converted at a time where it is not in the working precision."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HiddenTeacher:
+    """The teacher's distribution, exactly: softmax(hidden head^T) over the first vocab_size rows of the head."""
+
+    hidden: Float[Tensor, "n d"]
+    head: Float[Tensor, "v d"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogitsTeacher:
+    """The teacher's distribution, exactly, from logits; columns at or beyond vocab_size are left out."""
+
+    logits: Float[Tensor, "n v"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopKTeacher:
+    """Some tokens of each position with their log-probabilities; all others count as one token, the tail.
+
+    A divergence of the lumped distributions is never larger than that of the full ones: a biased signal. With one token of
+    log-probability 0 it is exact and is a one-hot target, for which the forward KL is the cross-entropy.
+    """
+
+    ids: Int[Tensor, "n k"]
+    logp: Float[Tensor, "n k"]
+
+
+TeacherRows = HiddenTeacher | LogitsTeacher | TopKTeacher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerSequenceSkew:
+    """A skewed divergence whose alpha differs from row to row."""
+
+    base: SkewedKL | SkewedReverseKL
+    alpha: Float[Tensor, " n"]
+
+    def of_rows(self, rows: slice) -> Divergence:
+        """The divergence of a chunk."""
+        return dataclasses.replace(self.base, alpha=self.alpha[rows, None])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,16 +85,24 @@ class FusedRows:
     """p(argmax q); None unless a top-k was asked for."""
     teacher_collision: Float[Tensor, " n"] | None
     """Sum of p^2 over the teacher's top-k tokens; None unless a top-k was asked for."""
+    student_entropy: Float[Tensor, " n"] | None
+    """H(q) in nats; None unless entropies were asked for."""
+    teacher_entropy: Float[Tensor, " n"] | None
+    """H(p) in nats (of the lumped distribution for a `TopKTeacher`); None unless entropies were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    divergence: Divergence
+    divergence: Divergence | PerSequenceSkew
+    teacher: TeacherRows
     vocab_size: int
     chunk_rows: int
     top_k: int | None
     dtype: torch.dtype
     """The working precision: float64 for hidden states in float64, else float32."""
+
+    def divergence_of(self, rows: slice) -> Divergence:
+        return self.divergence.of_rows(rows) if isinstance(self.divergence, PerSequenceSkew) else self.divergence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,19 +113,21 @@ class _Signals:
     proposal: Tensor | None
     prob: Tensor | None
     collision: Tensor | None
+    student_entropy: Tensor | None
+    teacher_entropy: Tensor | None
 
 
 def fused_divergence(
     *,
-    divergence: Divergence,
+    divergence: Divergence | PerSequenceSkew,
     student_hidden: Float[Tensor, "n ds"],
     student_head: Float[Tensor, "vs ds"],
-    teacher_hidden: Float[Tensor, "n dt"],
-    teacher_head: Float[Tensor, "vt dt"],
+    teacher: TeacherRows,
     vocab_size: int,
     chunk_rows: int,
-    uniform: Float[Tensor, " n"] | None,
-    teacher_probability_top_k: int | None,
+    uniform: Float[Tensor, " n"] | None = None,
+    teacher_probability_top_k: int | None = None,
+    entropies: bool = False,
 ) -> FusedRows:
     """Divergence of each row, with what else the same logits tell.
 
@@ -83,37 +136,90 @@ def fused_divergence(
         chunk_rows: rows whose logits exist at a time.
         uniform: a number in (0, 1) for each row, to sample the student's proposals with.
         teacher_probability_top_k: also take p(argmax q) and the collision sum over this many teacher tokens.
+        entropies: also take the entropies of both distributions.
+
+    Raises:
+        ValueError: the two sides are not about the same rows or tokens, or the teacher's tail hides what was asked for.
     """
-    for name, head in (("student", student_head), ("teacher", teacher_head)):
-        if len(head) < vocab_size:
-            raise ValueError(f"the {name}'s head has {len(head)} rows, fewer than vocab_size {vocab_size}")
     n, device = len(student_hidden), student_hidden.device
-    # A last chunk of one row would be spread over all rows of the other model without a word.
-    for name, rows in (("teacher_hidden", teacher_hidden), ("uniform", uniform)):
-        if rows is not None and len(rows) != n:
-            raise ValueError(f"student_hidden has {n} rows, {name} {len(rows)}; both must be about the same rows")
+    _check(student_head, teacher, vocab_size=vocab_size, n=n, uniform=uniform, top_k=teacher_probability_top_k)
     work = torch.float64 if student_hidden.dtype == torch.float64 else torch.float32
     top_k = teacher_probability_top_k
+
+    def buffer(wanted: bool, dtype: torch.dtype = work) -> Tensor | None:
+        return torch.empty(n, dtype=dtype, device=device) if wanted else None
+
     signals = _Signals(
         argmax=torch.empty(n, dtype=torch.int64, device=device),
-        proposal=None if uniform is None else torch.empty(n, dtype=torch.int64, device=device),
-        prob=None if top_k is None else torch.empty(n, dtype=work, device=device),
-        collision=None if top_k is None else torch.empty(n, dtype=work, device=device),
+        proposal=buffer(uniform is not None, torch.int64),
+        prob=buffer(top_k is not None),
+        collision=buffer(top_k is not None),
+        student_entropy=buffer(entropies),
+        teacher_entropy=buffer(entropies),
     )
-    options = _Options(divergence=divergence, vocab_size=vocab_size, chunk_rows=chunk_rows, top_k=top_k, dtype=work)
+    options = _Options(
+        divergence=divergence,
+        teacher=teacher,
+        vocab_size=vocab_size,
+        chunk_rows=chunk_rows,
+        top_k=top_k,
+        dtype=work,
+    )
     if not torch.is_grad_enabled():
         # An autograd function is told what requires a gradient, not whether anybody records.
         student_hidden, student_head = student_hidden.detach(), student_head.detach()
-    values: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
-        student_hidden, student_head, teacher_hidden.detach(), teacher_head.detach(), uniform, options, signals
-    )
+    values: Tensor = _Fused.apply(student_hidden, student_head, uniform, options, signals)  # type: ignore[no-untyped-call]
     return FusedRows(
         divergence=values,
         student_argmax=signals.argmax,
         student_proposal=signals.proposal,
         teacher_prob_of_student_argmax=signals.prob,
         teacher_collision=signals.collision,
+        student_entropy=signals.student_entropy,
+        teacher_entropy=signals.teacher_entropy,
     )
+
+
+@torch.no_grad()
+def fused_token_logp(
+    *,
+    hidden: Float[Tensor, "n d"],
+    head: Float[Tensor, "v d"],
+    tokens: Int[Tensor, " n"],
+    vocab_size: int,
+    chunk_rows: int,
+) -> Float[Tensor, " n"]:
+    """Log-probability of one token a row, chunk by chunk, without gradient. [n]"""
+    work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    values = torch.empty(len(hidden), dtype=work, device=hidden.device)
+    for rows in _chunks(len(hidden), chunk_rows):
+        logp = _logp(hidden[rows], head, vocab_size, work)
+        values[rows] = logp.gather(1, tokens[rows, None])[:, 0]
+    return values
+
+
+def _check(
+    student_head: Tensor, teacher: TeacherRows, *, vocab_size: int, n: int, uniform: Tensor | None, top_k: int | None
+) -> None:
+    widths = {"student's head": len(student_head)}
+    # A last chunk of one row would be spread over all rows of the other model without a word.
+    counts = {"uniform": n if uniform is None else len(uniform)}
+    if isinstance(teacher, HiddenTeacher):
+        widths["teacher's head"] = len(teacher.head)
+        counts["teacher_hidden"] = len(teacher.hidden)
+    elif isinstance(teacher, LogitsTeacher):
+        widths["teacher's logits"] = teacher.logits.shape[1]
+        counts["teacher logits"] = len(teacher.logits)
+    else:
+        counts["teacher top-k"] = len(teacher.ids)
+        if top_k is not None:
+            raise ValueError("p(argmax q) and the collision sum need the teacher's whole distribution, not its top-k")
+    for name, rows in widths.items():
+        if rows < vocab_size:
+            raise ValueError(f"the {name} has {rows} rows, fewer than vocab_size {vocab_size}")
+    for name, rows in counts.items():
+        if rows != n:
+            raise ValueError(f"student_hidden has {n} rows, {name} {rows}; both must be about the same rows")
 
 
 class _Fused(torch.autograd.Function):
@@ -122,8 +228,6 @@ class _Fused(torch.autograd.Function):
         ctx: Any,
         student_hidden: Tensor,
         student_head: Tensor,
-        teacher_hidden: Tensor,
-        teacher_head: Tensor,
         uniform: Tensor | None,
         options: _Options,
         signals: _Signals,
@@ -134,53 +238,93 @@ class _Fused(torch.autograd.Function):
         keep_rows = need_hidden and not need_head
         gradient = torch.empty_like(student_hidden) if keep_rows else None
         for rows in _chunks(len(values), options.chunk_rows):
-            student_logp = _logp(student_hidden[rows], student_head, options)
-            teacher_logp = _logp(teacher_hidden[rows], teacher_head, options)
-            _fill(signals, rows, student_logp, teacher_logp, uniform, options.top_k)
+            student_logp = _logp(student_hidden[rows], student_head, options.vocab_size, options.dtype)
+            pair = _distributions(student_logp, options, rows)
+            _fill(signals, rows, student_logp, pair, uniform, options.top_k)
+            divergence = options.divergence_of(rows)
             if gradient is None:
-                values[rows] = options.divergence.value(teacher_logp=teacher_logp, student_logp=student_logp)
+                values[rows] = divergence.value(teacher_logp=pair.teacher_logp, student_logp=pair.student_logp)
                 continue
-            values[rows], grad_logits = options.divergence.value_and_grad(
-                teacher_logp=teacher_logp, student_logp=student_logp
+            values[rows], grad_logits = divergence.value_and_grad(
+                teacher_logp=pair.teacher_logp, student_logp=pair.student_logp
             )
+            grad_logits = pair.spread(grad_logits, student_logp)
             gradient[rows] = _pull_back(grad_logits, student_head, options)
-            del grad_logits  # or it would stand beside the next chunk's tensors
+            del grad_logits, pair, student_logp  # or they would stand beside the next chunk's tensors
         ctx.keep_rows, ctx.options = keep_rows, options
         if keep_rows:
             ctx.save_for_backward(gradient)
         elif need_head:
-            ctx.save_for_backward(student_hidden, student_head, teacher_hidden, teacher_head)
+            ctx.save_for_backward(student_hidden, student_head)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        nothing = (None,) * 5
+        nothing = (None,) * 3
         if ctx.keep_rows:
             (gradient,) = ctx.saved_tensors
             # In float32 first: a bfloat16 factor would round every weight to three digits.
             return (gradient.to(factor.dtype) * factor[:, None]).to(gradient.dtype), None, *nothing
-        student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
+        student_hidden, student_head = ctx.saved_tensors
         options: _Options = ctx.options
         grad_hidden = torch.empty_like(student_hidden)
         # Summed over chunks in the working precision; padding rows stay zero.
         grad_head = torch.zeros_like(student_head, dtype=options.dtype)
         for rows in _chunks(len(student_hidden), options.chunk_rows):
-            student_logp = _logp(student_hidden[rows], student_head, options)
-            teacher_logp = _logp(teacher_hidden[rows], teacher_head, options)
-            _, grad_logits = options.divergence.value_and_grad(teacher_logp=teacher_logp, student_logp=student_logp)
+            student_logp = _logp(student_hidden[rows], student_head, options.vocab_size, options.dtype)
+            pair = _distributions(student_logp, options, rows)
+            _, grad_logits = options.divergence_of(rows).value_and_grad(
+                teacher_logp=pair.teacher_logp, student_logp=pair.student_logp
+            )
+            grad_logits = pair.spread(grad_logits, student_logp)
             grad_logits *= factor[rows, None]
             grad_hidden[rows] = _pull_back(grad_logits, student_head, options)
             grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[rows].to(options.dtype))
-            del grad_logits
+            del grad_logits, pair, student_logp
         return grad_hidden, grad_head.to(student_head.dtype), *nothing
 
 
-def _logp(hidden: Tensor, head: Tensor, options: _Options) -> Tensor:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Distributions:
+    """What a chunk's divergence is taken of: the full distributions, or lumped ones whose last token is the tail."""
+
+    teacher_logp: Tensor
+    student_logp: Tensor
+    ids: Tensor | None
+
+    def spread(self, gradient: Tensor, student_logp: Tensor) -> Tensor:
+        """Gradient by the lumped logits -> gradient by all logits: dD/dz_i = dD/dz_tail q_i / q_tail in the tail."""
+        if self.ids is None:
+            return gradient
+        share = (student_logp - self.student_logp[:, -1:]).exp_().nan_to_num_(nan=0.0, posinf=0.0)
+        return share.mul_(gradient[:, -1:]).scatter_(1, self.ids, gradient[:, :-1])
+
+
+def _distributions(student_logp: Tensor, options: _Options, rows: slice) -> _Distributions:
+    teacher = options.teacher
+    if isinstance(teacher, TopKTeacher):
+        ids, teacher_logp = teacher.ids[rows].long(), teacher.logp[rows].to(options.dtype)
+        # The student's tail from its own logits: 1 minus the rest would lose a small tail to rounding.
+        tail = student_logp.scatter(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        mass = teacher_logp.exp().sum(-1, keepdim=True).clamp_max(1.0)
+        return _Distributions(
+            teacher_logp=torch.cat([teacher_logp, torch.log1p(-mass)], 1),
+            student_logp=torch.cat([student_logp.gather(1, ids), tail], 1),
+            ids=ids,
+        )
+    if isinstance(teacher, LogitsTeacher):
+        logits = teacher.logits[rows, : options.vocab_size].to(options.dtype)
+        return _Distributions(teacher_logp=logits.log_softmax(-1), student_logp=student_logp, ids=None)
+    teacher_logp = _logp(teacher.hidden[rows], teacher.head, options.vocab_size, options.dtype)
+    return _Distributions(teacher_logp=teacher_logp, student_logp=student_logp, ids=None)
+
+
+def _logp(hidden: Tensor, head: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
     """Log-probabilities of the tokens. [c, vocab_size]"""
-    hidden = hidden.to(options.dtype)
-    logits = hidden.new_empty(len(hidden), options.vocab_size)
-    for tokens, part in _tiles(head, options):
+    hidden = hidden.to(dtype)
+    logits = hidden.new_empty(len(hidden), vocab_size)
+    for tokens, part in _tiles(head, vocab_size, dtype):
         torch.mm(hidden, part.T, out=logits[:, tokens])
     return torch.log_softmax(logits, dim=-1)
 
@@ -188,19 +332,19 @@ def _logp(hidden: Tensor, head: Tensor, options: _Options) -> Tensor:
 def _pull_back(grad_logits: Tensor, head: Tensor, options: _Options) -> Tensor:
     """dL/dh = dL/dz W. [c, d]"""
     grad_hidden = grad_logits.new_zeros(len(grad_logits), head.shape[1])
-    for tokens, part in _tiles(head, options):
+    for tokens, part in _tiles(head, options.vocab_size, options.dtype):
         grad_hidden.addmm_(grad_logits[:, tokens], part)
     return grad_hidden
 
 
-def _tiles(head: Tensor, options: _Options) -> Iterator[tuple[slice, Tensor]]:
+def _tiles(head: Tensor, vocab_size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """The rows of a head that stand for tokens, in the working precision: all at once where they are in it already.
 
     A bfloat16 head is converted tile by tile, because a whole copy of it would outweigh a chunk's logits.
     """
-    size = options.vocab_size if head.dtype == options.dtype else _TILE_ROWS
-    for tokens in _chunks(options.vocab_size, size):
-        yield tokens, head[tokens].to(options.dtype)
+    size = vocab_size if head.dtype == dtype else _TILE_ROWS
+    for tokens in _chunks(vocab_size, size):
+        yield tokens, head[tokens].detach().to(dtype)
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:
@@ -211,7 +355,7 @@ def _fill(
     signals: _Signals,
     rows: slice,
     student_logp: Tensor,
-    teacher_logp: Tensor,
+    pair: _Distributions,
     uniform: Tensor | None,
     top_k: int | None,
 ) -> None:
@@ -220,6 +364,14 @@ def _fill(
     if signals.proposal is not None and uniform is not None:
         signals.proposal[rows] = sample_rows(student_logp, uniform[rows])
     if signals.prob is not None and signals.collision is not None and top_k is not None:
-        signals.prob[rows] = teacher_logp.gather(1, argmax[:, None])[:, 0].exp()
-        largest = teacher_logp.topk(min(top_k, teacher_logp.shape[-1]), dim=-1).values
+        signals.prob[rows] = pair.teacher_logp.gather(1, argmax[:, None])[:, 0].exp()
+        largest = pair.teacher_logp.topk(min(top_k, pair.teacher_logp.shape[-1]), dim=-1).values
         signals.collision[rows] = (2 * largest).exp().sum(dim=-1)
+    if signals.student_entropy is not None and signals.teacher_entropy is not None:
+        signals.student_entropy[rows] = _entropy(student_logp)
+        signals.teacher_entropy[rows] = _entropy(pair.teacher_logp)
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    probability = logp.exp()
+    return -(probability * logp.masked_fill(probability == 0, 0.0)).sum(-1)

@@ -113,8 +113,11 @@ def load_causal_lm(path: Path, *, dtype: str, device: torch.device) -> PreTraine
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that never stand for text: judges do not score them."""
-    return frozenset(tokenizer.all_special_ids)
+    """Ids that never stand for text: judges do not score them.
+
+    All that was added to the trained vocabulary, flagged special or not: chat markers of Qwen2.5 are not all flagged.
+    """
+    return frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder)
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -28,9 +28,10 @@ class ResponseBatch:
 
 
 def response_batch(pairs: Sequence[RolloutPair], padding: int, device: torch.device) -> ResponseBatch:
-    """Both rollouts of each pair as 2B sequences, in row order: all teacher responses, then all student responses."""
-    prompts = [p.prompt_ids for p in pairs] * 2
-    responses = [p.teacher_ids for p in pairs] + [p.student_ids for p in pairs]
+    """The rollouts of all pairs as sequences in row order: teacher responses, then student responses; empty ones left out."""
+    on_teacher = [(p.prompt_ids, p.teacher_ids) for p in pairs if len(p.teacher_ids)]
+    on_student = [(p.prompt_ids, p.student_ids) for p in pairs if len(p.student_ids)]
+    prompts, responses = zip(*on_teacher, *on_student, strict=True)
     return batch_responses(prompts, responses, padding, device)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vcrd_ray.engines import Engine
 from vcrd_ray.judges import Judge
-from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side, TeacherSignals
+from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -50,10 +50,11 @@ class SignalSource(Protocol):
 
 def judge_request(batch: PairBatch, side: Side, candidates: IntArray) -> JudgeRequest:
     """The request about one side's rollouts; `candidates` are the other model's proposals in row order."""
-    responses = tuple(p.teacher_ids if side == "teacher" else p.student_ids for p in batch.pairs)
+    asked = [(p.question, p.teacher_ids if side == "teacher" else p.student_ids) for p in batch.pairs]
+    questions, responses = zip(*((question, ids) for question, ids in asked if len(ids)), strict=True)
     cuts = np.cumsum([len(r) for r in responses])[:-1]
     return JudgeRequest(
-        questions=tuple(p.question for p in batch.pairs),
+        questions=questions,
         responses=responses,
         candidates=tuple(np.split(candidates, cuts)),
     )
@@ -75,14 +76,16 @@ class _Lazy(Pending[T_co]):
 class LocalSignals:
     """Teacher and judge in this process, one after the other."""
 
-    def __init__(self, *, teacher: Engine, judge: Judge | None, seed: int) -> None:
+    def __init__(self, *, teacher: Engine | None, judge: Judge | None, request: TeacherRequest) -> None:
         self._teacher = teacher
         self._judge = judge
-        self._seed = seed
+        self._request = request
 
     def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
         """See `SignalSource`."""
-        return _Lazy(lambda: self._teacher.annotate(batch, seed=self._seed))
+        teacher = self._teacher
+        assert teacher is not None
+        return _Lazy(lambda: teacher.annotate(batch, self._request))
 
     def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:
         """See `SignalSource`."""
@@ -95,7 +98,7 @@ class LocalSignals:
     def self_check(self, batch: PairBatch, proposals: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        return self._judge.self_check(judge_request(batch, "teacher", proposals), num_leaves=8, seed=self._seed)
+        return self._judge.self_check(judge_request(batch, "teacher", proposals), num_leaves=8, seed=self._request.seed)
 
     def _score(self, batch: PairBatch, side: Side, candidates: IntArray) -> JudgeScores:
         assert self._judge is not None

@@ -7,7 +7,8 @@ rollouts in the order of the pairs, then the rows of all student rollouts. Every
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -57,7 +58,7 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutPair:
-    """A prompt with one response of each model: the unit of training data."""
+    """A prompt with one response of each model: the unit of training data. A response that takes no part is empty."""
 
     id: str
     question: str
@@ -66,9 +67,15 @@ class RolloutPair:
     student_ids: IntArray
 
     def __post_init__(self) -> None:
-        for name in ("prompt_ids", "teacher_ids", "student_ids"):
-            if len(getattr(self, name)) == 0:
-                raise DataError(f"pair {self.id!r}: {name} is empty; every pair needs a prompt and two responses")
+        if len(self.prompt_ids) == 0:
+            raise DataError(f"pair {self.id!r}: prompt_ids is empty; every pair needs a prompt")
+        if len(self.teacher_ids) == 0 and len(self.student_ids) == 0:
+            raise DataError(f"pair {self.id!r}: both responses are empty; every pair needs one at least")
+
+    def only(self, side: Side) -> RolloutPair:
+        """The same pair with the other side's response taken out."""
+        nothing = np.zeros(0, dtype=np.int32)
+        return replace(self, student_ids=nothing) if side == "teacher" else replace(self, teacher_ids=nothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +116,11 @@ class RowLayout:
         sizes = [len(p.teacher_ids) for p in self.pairs] + [len(p.student_ids) for p in self.pairs]
         return np.asarray(sizes, dtype=np.int32)
 
+    def side_lengths(self, side: Side) -> IntArray:
+        """Response length of each pair on one side; 0 where that side takes no part. [B]"""
+        cut = len(self.pairs)
+        return self.lengths[:cut] if side == "teacher" else self.lengths[cut:]
+
     @property
     def num_rows(self) -> int:
         """N."""
@@ -118,6 +130,21 @@ class RowLayout:
     def num_teacher_rows(self) -> int:
         """Rows [:n] are on teacher prefixes, rows [n:] on student prefixes."""
         return int(self.lengths[: len(self.pairs)].sum())
+
+    @property
+    def num_student_rows(self) -> int:
+        """N_student."""
+        return self.num_rows - self.num_teacher_rows
+
+    def side_rows(self, side: Side) -> slice:
+        """The rows on one side's prefixes."""
+        cut = self.num_teacher_rows
+        return slice(0, cut) if side == "teacher" else slice(cut, self.num_rows)
+
+    def has_rows(self, side: Side) -> bool:
+        """Whether a side takes part at all."""
+        rows = self.side_rows(side)
+        return bool(rows.stop > rows.start)
 
     @cached_property
     def is_teacher(self) -> npt.NDArray[np.bool_]:
@@ -152,14 +179,33 @@ class RowLayout:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherSignals:
-    """What the teacher says about one micro-batch. Arrays are in row order."""
+class TeacherRequest:
+    """What the update loop wants of the teacher, the same for the whole run."""
 
-    hidden: npt.NDArray[np.generic]
-    """Last hidden states after the final norm at the position that predicts each row's token. [N, d_teacher].
-    float32, or the bits of bfloat16 as uint16."""
+    transport: Literal["hidden", "top_k", "logits"]
+    top_k: int
+    propose: bool
+    """Whether a^T is drawn on student prefixes."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherSignals:
+    """What the teacher says about one micro-batch. Arrays are in row order; one transport's fields are set.
+
+    Floats are float32, or the bits of bfloat16 as uint16.
+    """
+
+    hidden: npt.NDArray[np.generic] | None = None
+    """Last hidden states after the final norm at the position that predicts each row's token. [N, d_teacher]"""
+    logits: npt.NDArray[np.generic] | None = None
+    """[N, tokens of the tokenizer]"""
+    top_ids: IntArray | None = None
+    """The most probable tokens. [N, k]"""
+    top_logp: FloatArray | None = None
+    """Their log-probabilities under the whole distribution. [N, k]"""
     student_prefix_proposals: IntArray
-    """a^T ~ p(.|c^S), one for each student row. [N_student]"""
+    """a^T ~ p(.|c^S), one for each student row; empty unless asked for. [N_student]"""
     seconds: float
     """Time the teacher worked on it."""
 
@@ -208,6 +254,12 @@ class Validity:
     teacher_logit: FloatArray
     """Judge logit of the teacher's proposal; NaN where the rule needs no judge."""
     student_logit: FloatArray
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Validity]) -> Validity:
+        """Rows of several parts, one after the other."""
+        names = ("teacher_proposal", "student_proposal", "teacher_logit", "student_logit")
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,18 +36,45 @@ def ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: floa
     ln(sigmoid(s_T) + eps). Exactly 1 where the proposals are equal or either is a special token, which no judge has
     learnt to score.
     """
-    teacher, student = validity.teacher_proposal, validity.student_proposal
-    special = np.fromiter(special_ids, dtype=np.int64)
-    asked = (teacher != student) & ~np.isin(teacher, special) & ~np.isin(student, special)
-    finite = np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit)
-    judged = asked & finite
-    teacher_logit = np.where(judged, validity.teacher_logit, 0.0).astype(np.float64)
-    student_logit = np.where(judged, validity.student_logit, 0.0).astype(np.float64)
+    asked = (validity.teacher_proposal != validity.student_proposal) & ~_special(validity, special_ids)
+    judged, teacher_logit, student_logit = _readable(validity, asked)
     log_eps = np.log(eps) if eps > 0 else -np.inf
     log_weight = _log_sigmoid(student_logit) - np.logaddexp(_log_sigmoid(teacher_logit), log_eps)
     clipped = judged & (log_weight > np.log(w_max))
     weight = np.where(judged, np.exp(np.minimum(log_weight, np.log(w_max))), 1.0)
-    return Weights(weight=weight.astype(np.float32), judged=judged, clipped=clipped, invalid=asked & ~finite)
+    return Weights(weight=weight.astype(np.float32), judged=judged, clipped=clipped, invalid=asked & ~judged)
+
+
+def inverse_ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:
+    """w = r(c, a^T) / (r(c, a^S) + eps): the ratio with the roles exchanged."""
+    exchanged = Validity(
+        teacher_proposal=validity.student_proposal,
+        student_proposal=validity.teacher_proposal,
+        teacher_logit=validity.student_logit,
+        student_logit=validity.teacher_logit,
+    )
+    return ratio_weights(exchanged, special_ids=special_ids, eps=eps, w_max=w_max)
+
+
+def student_score_weights(validity: Validity, *, special_ids: Collection[int]) -> Weights:
+    """w = r(c, a^S), equal proposals included; 1 where a proposal is a special token."""
+    asked = ~_special(validity, special_ids)
+    judged, _, student_logit = _readable(validity, asked)
+    weight = np.where(judged, np.exp(_log_sigmoid(student_logit)), 1.0)
+    return Weights(
+        weight=weight.astype(np.float32), judged=judged, clipped=np.zeros_like(judged), invalid=asked & ~judged
+    )
+
+
+def difference_weights(validity: Validity, *, special_ids: Collection[int], shifted: bool) -> Weights:
+    """w = r(c, a^S) - r(c, a^T), 0 on equal proposals; shifted: max(0, 1 + that). 1 where a proposal is special."""
+    asked = ~_special(validity, special_ids)
+    judged, teacher_logit, student_logit = _readable(validity, asked)
+    difference = np.exp(_log_sigmoid(student_logit)) - np.exp(_log_sigmoid(teacher_logit))
+    weight = np.where(judged, np.maximum(0.0, 1.0 + difference) if shifted else difference, 1.0)
+    return Weights(
+        weight=weight.astype(np.float32), judged=judged, clipped=np.zeros_like(judged), invalid=asked & ~judged
+    )
 
 
 def teacher_prob_weights(
@@ -69,6 +96,21 @@ def uniform_weights(n: int) -> Weights:
     """w = 1: every row as strong as every other."""
     nowhere = np.zeros(n, dtype=np.bool_)
     return Weights(weight=np.ones(n, dtype=np.float32), judged=nowhere, clipped=nowhere, invalid=nowhere)
+
+
+def _special(validity: Validity, special_ids: Collection[int]) -> BoolArray:
+    special = np.fromiter(special_ids, dtype=np.int64)
+    return np.isin(validity.teacher_proposal, special) | np.isin(validity.student_proposal, special)
+
+
+def _readable(
+    validity: Validity, asked: BoolArray
+) -> tuple[BoolArray, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Where both scores are numbers, and the logits there (0 elsewhere)."""
+    judged = asked & np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit)
+    teacher = np.where(judged, validity.teacher_logit, 0.0).astype(np.float64)
+    student = np.where(judged, validity.student_logit, 0.0).astype(np.float64)
+    return judged, teacher, student
 
 
 def _log_sigmoid(logit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -72,8 +72,8 @@ def test_serial_run_is_bitwise_equal_to_the_overlapped_one(rollouts: Path, refer
 
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
     from vcrd_ray.backends import TorchBackend
-    from vcrd_ray.config import DistillSection, StudentSection, ValueHeadJudgeSection
-    from vcrd_ray.distill import Distiller, JudgeBounds
+    from vcrd_ray.config import DistillSection, StudentSection, TeacherSection, ValueHeadJudgeSection
+    from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
     from vcrd_ray.models import load_head, resolve_model
@@ -90,7 +90,11 @@ def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, refe
         Distiller(
             backend=TorchBackend(student, section.optim, num_updates=SMALL["num_updates"]),
             teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
-            signals=LocalSignals(teacher=teacher, judge=load_judge(ValueHeadJudgeSection(), policy=STUDENT), seed=0),
+            signals=LocalSignals(
+                teacher=teacher,
+                judge=load_judge(ValueHeadJudgeSection(), policy=STUDENT),
+                request=teacher_request(section, TeacherSection(), seed=0),
+            ),
             pairs=make_pairs(NUM_PAIRS),
             section=section,
             seed=0,

@@ -9,10 +9,10 @@ from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.config import ValueHeadJudgeSection
 from vcrd_ray.divergences import SkewedKL, SkewedReverseKL
 from vcrd_ray.engines.hf import HFEngine
-from vcrd_ray.fused import fused_divergence
+from vcrd_ray.fused import HiddenTeacher, fused_divergence
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.signals import judge_request
-from vcrd_ray.types import PairBatch, RolloutPair
+from vcrd_ray.types import PairBatch, RolloutPair, TeacherRequest
 from vcrd_ray.wire import from_wire
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -36,11 +36,11 @@ def test_fused_loss_equals_the_cpu(divergence: SkewedKL | SkewedReverseKL, dtype
         moved["student_hidden"].requires_grad_()
         rows = fused_divergence(
             divergence=divergence,
-            **moved,
+            student_hidden=moved["student_hidden"],
+            student_head=moved["student_head"],
+            teacher=HiddenTeacher(hidden=moved["teacher_hidden"], head=moved["teacher_head"]),
             vocab_size=4990,
             chunk_rows=16,
-            uniform=None,
-            teacher_probability_top_k=None,
         ).divergence
         rows.sum().backward()
         results.append((rows.detach().cpu(), moved["student_hidden"].grad.float().cpu()))
@@ -50,7 +50,8 @@ def test_fused_loss_equals_the_cpu(divergence: SkewedKL | SkewedReverseKL, dtype
 
 def test_teacher_signals_equal_the_cpu(pairs: list[RolloutPair]) -> None:
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:4]))
-    on_cpu, on_gpu = (HFEngine(TEACHER, dtype="float32", device=d).annotate(batch, seed=0) for d in (CPU, CUDA))
+    request = TeacherRequest(transport="hidden", top_k=1, propose=True, seed=0)
+    on_cpu, on_gpu = (HFEngine(TEACHER, dtype="float32", device=d).annotate(batch, request) for d in (CPU, CUDA))
     torch.testing.assert_close(from_wire(on_gpu.hidden, CPU), from_wire(on_cpu.hidden, CPU), rtol=1e-2, atol=1e-2)
 
 

@@ -71,8 +71,8 @@ def test_mistakes_are_named_with_their_key_and_cure(tmp_path: Path, text: str, m
 
 
 def test_unknown_options_are_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean --distill\.objective\.alpha\?"):
-        load("--distill.objectiv.alpha", "0.2")
+    with pytest.raises(ConfigError, match=r"did you mean --distill\.objective\.on_teacher\.alpha\?"):
+        load("--distill.objective.on_teache.alpha", "0.2")
 
 
 def test_a_missing_config_file_is_named() -> None:
@@ -92,7 +92,7 @@ def test_help_answers_at_once_without_torch(job: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert done.returncode == 0, done.stderr
-    assert "--distill.objective.alpha" in done.stdout
+    assert "--distill.objective.on_teacher.alpha" in done.stdout
     assert time.perf_counter() - started < 10  # 2 s on a quiet machine; this only catches a heavy import
 
 

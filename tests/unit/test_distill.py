@@ -11,9 +11,9 @@ import torch
 
 from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.backends import TorchBackend
-from vcrd_ray.config import DistillSection, LoraSection, StudentSection, ValueHeadJudgeSection
+from vcrd_ray.config import DistillSection, LoraSection, StudentSection, TeacherSection, ValueHeadJudgeSection
 from vcrd_ray.data.order import DataOrder
-from vcrd_ray.distill import Distiller, JudgeBounds
+from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.judges import Judge
@@ -48,6 +48,7 @@ class Run:
             "optim": {"lr": 1e-3},
             "lora": {"r": 4, "alpha": 16},
         }
+        self.teacher = TeacherSection.model_validate(changes.pop("teacher_section", {}))
         self.section = DistillSection.model_validate(options | changes)
         student = Student(
             StudentSection(path=STUDENT),
@@ -61,7 +62,9 @@ class Run:
         self.distiller = Distiller(
             backend=self.backend,
             teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
-            signals=LocalSignals(teacher=teacher, judge=judge, seed=0),
+            signals=LocalSignals(
+                teacher=teacher, judge=judge, request=teacher_request(self.section, self.teacher, seed=0)
+            ),
             pairs=pairs,
             section=self.section,
             seed=0,

@@ -188,7 +188,9 @@ def _read_part(path: Path) -> list[dict[str, object]]:
 def _pair(row: dict[str, object], *, vocab_size: int, max_length: int) -> RolloutPair:
     arrays = {name: np.asarray(row[name], dtype=np.int32) for name in ("prompt_ids", "teacher_ids", "student_ids")}
     for name, ids in arrays.items():
-        if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
+        if len(ids) == 0:
+            raise DataError(f"{name} is empty; every pair needs a prompt and two responses")
+        if ids.min() < 0 or ids.max() >= vocab_size:
             raise DataError(f"{name} has token ids outside [0, {vocab_size})")
     pair = RolloutPair(id=str(row["prompt_id"]), question=str(row["question"]), **arrays)
     longest = len(pair.prompt_ids) + max(len(pair.teacher_ids), len(pair.student_ids))

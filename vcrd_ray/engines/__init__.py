@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vcrd_ray.config import SamplingSection
-from vcrd_ray.types import PairBatch, Prompt, Rollout, TeacherSignals
+from vcrd_ray.types import PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 
 class Engine(Protocol):
@@ -19,6 +19,6 @@ class Engine(Protocol):
         """One response to each prompt, in order. A response depends on (seed, prompt id), not on its batch, to rounding."""
         ...
 
-    def annotate(self, batch: PairBatch, *, seed: int) -> TeacherSignals:
-        """Hidden states at every response position of both rollouts, and a proposal at every student position."""
+    def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
+        """The distribution at every response position, as asked, and a proposal at every student position."""
         ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from vcrd_ray.config import SamplingSection
 from vcrd_ray.models import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
 from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.sequences import pad_left, response_batch
-from vcrd_ray.types import IntArray, PairBatch, Prompt, Rollout, TeacherSignals
+from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 from vcrd_ray.wire import to_wire
 
 _ANNOTATE_CHUNK_ROWS = 256  # rows whose logits exist at a time when proposals are drawn
@@ -55,35 +56,60 @@ class HFEngine:
         ]
 
     @torch.inference_mode()
-    def annotate(self, batch: PairBatch, *, seed: int) -> TeacherSignals:
+    def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
         """See `Engine.annotate`. Proposals are drawn at temperature 1 from the exact distribution."""
         start = time.perf_counter()
-        rows = batch.rows
         inputs = response_batch(batch.pairs, pad_id(self._tokenizer), self._device)
         backbone = self._model.get_decoder()
         states = backbone(input_ids=inputs.ids, attention_mask=inputs.mask, use_cache=False).last_hidden_state
         hidden = states[inputs.row_sequence, inputs.row_index]
-        on_student = slice(rows.num_teacher_rows, rows.num_rows)
+        proposals = self._propose(batch, hidden, request.seed) if request.propose else np.zeros(0, dtype=np.int32)
+        signals = TeacherSignals(student_prefix_proposals=proposals, seconds=0.0)
+        match request.transport:
+            case "hidden":
+                signals = replace(signals, hidden=to_wire(hidden))
+            case "logits":
+                logits = [self._logits(hidden[rows]).to(hidden.dtype) for rows in _chunks(len(hidden))]
+                signals = replace(signals, logits=to_wire(torch.cat(logits)))
+            case "top_k":
+                ids, logp = self._top_k(hidden, request.top_k)
+                signals = replace(signals, top_ids=ids, top_logp=logp)
+        return replace(signals, seconds=time.perf_counter() - start)
+
+    def _propose(self, batch: PairBatch, hidden: torch.Tensor, seed: int) -> IntArray:
+        layout = batch.rows
+        on_student = slice(layout.num_teacher_rows, layout.num_rows)
         uniform = uniforms(
             seed=seed,
             stream="teacher-proposal",
             update=batch.update,
             rollout_keys=pair_keys(batch)[on_student],
-            positions=rows.position[on_student],
+            positions=layout.position[on_student],
         )
-        proposals = self._propose(hidden[on_student], uniform)
-        return TeacherSignals(
-            hidden=to_wire(hidden), student_prefix_proposals=proposals, seconds=time.perf_counter() - start
-        )
-
-    def _propose(self, hidden: torch.Tensor, uniform: np.ndarray) -> IntArray:
-        head = self._model.get_output_embeddings().weight[: self._vocab_size].float()
-        drawn = []
-        for start in range(0, len(hidden), _ANNOTATE_CHUNK_ROWS):
-            chunk = slice(start, start + _ANNOTATE_CHUNK_ROWS)
-            logp = torch.log_softmax(hidden[chunk].float() @ head.T, dim=-1)
-            drawn.append(sample_rows(logp, torch.from_numpy(uniform[chunk]).to(self._device)).cpu().numpy())
+        hidden, drawn = hidden[on_student], [np.zeros(0, dtype=np.int32)]
+        for rows in _chunks(len(hidden)):
+            logp = torch.log_softmax(self._logits(hidden[rows]), dim=-1)
+            drawn.append(sample_rows(logp, torch.from_numpy(uniform[rows]).to(self._device)).cpu().numpy())
         return np.concatenate(drawn).astype(np.int32)
+
+    def _top_k(self, hidden: torch.Tensor, k: int) -> tuple[IntArray, FloatArray]:
+        ids, values = [], []
+        for rows in _chunks(len(hidden)):
+            logp = torch.log_softmax(self._logits(hidden[rows]), dim=-1)
+            top = logp.topk(min(k, logp.shape[-1]), dim=-1)
+            ids.append(top.indices.cpu().numpy().astype(np.int32))
+            values.append(top.values.cpu().numpy())
+        return np.concatenate(ids), np.concatenate(values)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the tokenizer's tokens in float32. [c, V]"""
+        head = self._model.get_output_embeddings().weight[: self._vocab_size]
+        logits: torch.Tensor = hidden.float() @ head.float().T
+        return logits
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _ANNOTATE_CHUNK_ROWS) for start in range(0, n, _ANNOTATE_CHUNK_ROWS))
 
 
 def pair_keys(batch: PairBatch) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,10 @@ from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.models import load_tokenizer, resolve_model
 from vcrd_ray.tiny.world import WorldConfig
-from vcrd_ray.types import PairBatch, Prompt, RolloutPair
+from vcrd_ray.types import PairBatch, Prompt, RolloutPair, TeacherRequest
 from vcrd_ray.wire import from_wire, to_wire
 
+HIDDEN = TeacherRequest(transport="hidden", top_k=1, propose=True, seed=0)
 CPU = torch.device("cpu")
 GREEDY = SamplingSection(temperature=0.0, top_p=1.0, max_new_tokens=64)
 SAMPLED = SamplingSection(temperature=0.8, top_p=0.95, max_new_tokens=64)
@@ -68,7 +71,7 @@ def test_a_response_cut_by_the_length_limit_says_so(engine: HFEngine, prompts: l
 
 def test_hidden_states_rebuild_the_logits_of_every_response_token(engine: HFEngine, pairs: list[RolloutPair]) -> None:
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:3]))
-    signals = engine.annotate(batch, seed=0)
+    signals = engine.annotate(batch, HIDDEN)
     hidden = from_wire(signals.hidden, CPU)
     head = engine._model.get_output_embeddings().weight
     row = 0
@@ -86,7 +89,7 @@ def test_hidden_states_rebuild_the_logits_of_every_response_token(engine: HFEngi
 def test_proposals_follow_the_teacher_and_their_key(engine: HFEngine, pairs: list[RolloutPair]) -> None:
     def proposals(update: int, seed: int, chosen: list[RolloutPair]) -> np.ndarray:
         batch = PairBatch(update=update, micro=0, pairs=tuple(chosen))
-        return engine.annotate(batch, seed=seed).student_prefix_proposals
+        return engine.annotate(batch, replace(HIDDEN, seed=seed)).student_prefix_proposals
 
     both = proposals(0, 0, pairs[:2])
     assert both.tolist() == proposals(0, 0, pairs[:1]).tolist() + proposals(0, 0, pairs[1:2]).tolist()
