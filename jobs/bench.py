@@ -1,4 +1,4 @@
-"""Benchmarks that print one line: judge, loss, overlap.
+"""Benchmarks that print one line: judge, loss, overlap, peer, transport.
 
     python -m jobs.bench NAME [--json] [options of that benchmark]
 
@@ -8,24 +8,22 @@ Each benchmark compares alternatives side by side in one run; figures are median
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
 import sys
 
+NAMES = ("judge", "loss", "overlap", "peer", "transport")
+
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description="Benchmarks that print one line.")
-    parser.add_argument("name", choices=("judge", "loss", "overlap"), help="what to measure")
+    parser.add_argument("name", choices=NAMES, help="what to measure")
     parser.add_argument("--json", action="store_true", help="print JSON instead of NAME=VALUE pairs")
     own, rest = parser.parse_known_args(argv)
     # torch and Ray are imported only for what was chosen.
-    if own.name == "judge":
-        from jobs import bench_judge as chosen
-    elif own.name == "loss":
-        from jobs import bench_loss as chosen  # type: ignore[no-redef]
-    else:
-        from jobs import bench_overlap as chosen  # type: ignore[no-redef]
+    chosen = importlib.import_module(f"jobs.bench_{own.name}")
     figures = {"bench": own.name, **chosen.run(rest), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(figures) if own.json else "  ".join(f"{name}={value}" for name, value in figures.items()))
     return 0

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vcrd_ray.config import Config, JsonlPrompts, Prompts
+from vcrd_ray.config import Config, JsonlPrompts, OracleJudgeSection, Prompts
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs import read_jsonl
 
@@ -35,20 +35,30 @@ def check_prompts(section: Prompts) -> None:
         raise DataError(f"{section.path}: no such file; give a JSON Lines file as prompts.path")
 
 
-def check_models(config: Config, *, teacher: bool, judge: bool) -> None:
+def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> None:
     """Resolve the models that a job will load and compare their tokenizers; no weights are read.
+
+    Without `fetch` nothing is downloaded: models of the hub are named on standard error and not compared.
 
     Raises:
         ModelError: a model is missing, or its tokenizer does not fit the student's.
     """
     from vcrd_ray.judges.compatibility import check_same_vocabulary
     from vcrd_ray.judges.loading import check_judge_tokenizer
-    from vcrd_ray.models import load_tokenizer, resolve_model
+    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
 
+    judge = judge and config.distill.objective.needs_judge and not isinstance(config.judge, OracleJudgeSection)
+    judge_path = "" if isinstance(config.judge, OracleJudgeSection) else config.judge.path
+    paths = [config.student.path, *[config.teacher.path] * teacher, *[judge_path] * judge]
+    remote = [] if fetch else [path for path in dict.fromkeys(paths) if is_on_hub(path)]
+    if remote:
+        print(f"not checked, because a dry run fetches nothing from the hub: {', '.join(remote)}", file=sys.stderr)
+    if config.student.path in remote:
+        return
     student = load_tokenizer(resolve_model(config.student.path))
-    if teacher:
+    if teacher and config.teacher.path not in remote:
         check_same_vocabulary(student, load_tokenizer(resolve_model(config.teacher.path)))
-    if judge and config.distill.objective.needs_judge:
+    if judge and judge_path not in remote:
         check_judge_tokenizer(config.judge, policy=config.student.path)
 
 

@@ -1,6 +1,6 @@
 """Validity-calibrated distillation: teacher, student and judge as Ray actors on rollouts made before.
 
-    python -m jobs.distill --config FILE [--section.key value ...] [--dry-run]
+    python -m jobs.distill --config FILE [--method NAME] [--section.key value ...] [--dry-run]
 
 Leaves RUN/distill/model (plain Hugging Face), RUN/distill/adapter (PEFT, with LoRA), metrics, decisions, checkpoints,
 and RUN/report.html. Run again after a kill, it goes on from the last complete checkpoint.
@@ -8,11 +8,13 @@ and RUN/report.html. Run again after a kill, it goes on from the last complete c
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from jobs.cli import load_config, run_main
 from jobs.common import check_models, follow_training, print_dry_run
 from vcrd_ray.config import Config
+from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import RunDirectory
 
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "distill")
@@ -23,9 +25,9 @@ def rollouts_directory(config: Config) -> Path:
     return (config.distill.rollouts or config.run.dir / "rollouts").resolve()
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    check_models(config, teacher=True, judge=True)
+    check_models(config, teacher=config.distill.objective.needs_teacher, judge=True, fetch=fetch)
 
 
 def check_rollouts(config: Config) -> None:
@@ -73,9 +75,13 @@ def run(config: Config, *, name: str = "distill") -> Path:
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("distill", "Validity-calibrated distillation on rollout pairs.", argv)
+    extra = argparse.ArgumentParser(add_help=False)
+    extra.add_argument("--method", choices=list(METHODS), help="objective by name (default: that of the config)")
+    config, flags = load_config("distill", "Validity-calibrated distillation on rollout pairs.", argv, extra=extra)
+    if flags.method:
+        config = with_method(config, flags.method)
     if flags.dry_run:
-        check(config)
+        check(config, fetch=False)
         print_dry_run(config, SECTIONS, actors=True)
         return 0
     directory = run(config)

@@ -20,12 +20,14 @@ from vcrd_ray.runs import RunDirectory, write_json
 SECTIONS = ("run", "cluster", "world", "evaluate")
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.models import load_tokenizer, resolve_model
+    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
 
     check_prompts(config.evaluate.prompts)
-    load_tokenizer(resolve_model(config.evaluate.model or config.student.path))
+    model = config.evaluate.model or config.student.path
+    if fetch or not is_on_hub(model):
+        load_tokenizer(resolve_model(model))
 
 
 def run(config: Config, *, label: str) -> Accuracy:
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
     extra.add_argument("--label", default="model", help="name of the result's folder")
     config, flags = load_config("evaluate", "Greedy pass@1 on held-out problems.", argv, extra=extra)
     if flags.dry_run:
-        check(config)
+        check(config, fetch=False)
         print_dry_run(config, SECTIONS, actors=False)
         return 0
     figures = run(config, label=flags.label)

@@ -21,10 +21,10 @@ from vcrd_ray.types import Prompt
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "rollouts")
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     check_prompts(config.rollouts.prompts)
-    check_models(config, teacher=True, judge=False)
+    check_models(config, teacher=True, judge=False, fetch=fetch)
 
 
 def run(config: Config) -> Path:
@@ -83,7 +83,7 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 def main(argv: list[str]) -> int:
     config, flags = load_config("rollouts", "One response of teacher and student to each prompt, made once.", argv)
     if flags.dry_run:
-        check(config)
+        check(config, fetch=False)
         print_dry_run(config, SECTIONS, actors=False)
         return 0
     print(run(config))

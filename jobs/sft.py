@@ -17,10 +17,10 @@ from vcrd_ray.runs import RunDirectory
 SECTIONS = ("run", "cluster", "world", "student", "sft")
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     check_prompts(config.sft.prompts)
-    check_models(config, teacher=False, judge=False)
+    check_models(config, teacher=False, judge=False, fetch=fetch)
 
 
 def run(config: Config) -> Path:
@@ -39,7 +39,7 @@ def run(config: Config) -> Path:
 def main(argv: list[str]) -> int:
     config, flags = load_config("sft", "Supervised fine-tuning of the student on gold solutions.", argv)
     if flags.dry_run:
-        check(config)
+        check(config, fetch=False)
         print_dry_run(config, SECTIONS, actors=False)
         return 0
     print(run(config))

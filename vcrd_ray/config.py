@@ -65,6 +65,9 @@ class JsonlPrompts(Section):
     answer_key: str | None = Field(default="answer", description="Key of the gold answer or solution; none: no answers")
     start: int = Field(default=0, ge=0, description="Rows to pass over")
     count: int | None = Field(default=None, ge=1, description="Rows to read; none: all")
+    shuffle_seed: int | None = Field(
+        default=None, ge=0, description="Shuffle the rows with this seed before start and count; none: as they stand"
+    )
     max_reject_share: float = Field(
         default=0.01, ge=0, le=1, description="Stop when more than this share of the rows is malformed"
     )
@@ -198,9 +201,14 @@ class TrainingSection(Section):
 class SftSection(TrainingSection):
     """Supervised fine-tuning on gold solutions before distillation."""
 
+    skip: bool = Field(default=False, description="Begin distillation with the student as it is")
     prompts: Prompts = TinyPrompts(seed=1, count=1200)
     max_length: int = Field(
         default=2048, ge=2, description="Longest prompt plus response; longer examples are rejected"
+    )
+    packing: bool = Field(
+        default=False,
+        description="Lay the examples of a micro-batch end to end in rows of max_length that do not see each other",
     )
 
 

@@ -47,6 +47,13 @@ def resolve_model(path: str) -> Path:
     return _download(path)
 
 
+def is_on_hub(path: str) -> bool:
+    """Whether a model is named as on the hub and is no directory here."""
+    directory = Path(path).expanduser()
+    local = directory.is_dir() or directory.is_absolute() or path.startswith((TINY_PREFIX, ".", "~"))
+    return not local and path.count("/") == 1
+
+
 def _check_directory(directory: Path) -> Path:
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: no config.json in it; give a directory that save_pretrained wrote")

@@ -22,7 +22,10 @@ class ResponseBatch:
     """
 
     ids: Int[torch.Tensor, "s l"]
-    mask: Int[torch.Tensor, "s l"]
+    mask: Int[torch.Tensor, "s l"] | None
+    """None where `positions` tell the sequences of a row apart."""
+    positions: Int[torch.Tensor, "s l"] | None = None
+    """Position of each token in its own sequence; each 0 begins a sequence that sees nothing before it."""
     row_sequence: Int[torch.Tensor, " n"]
     row_index: Int[torch.Tensor, " n"]
 
@@ -54,6 +57,46 @@ def batch_responses(
         mask=torch.from_numpy(mask).to(device),
         row_sequence=torch.from_numpy(sequence).to(device),
         row_index=torch.from_numpy(index).to(device),
+    )
+
+
+def packed_responses(
+    prompts: Sequence[IntArray], responses: Sequence[IntArray], padding: int, device: torch.device, *, row_length: int
+) -> ResponseBatch:
+    """The same sequences laid end to end in as few rows of at most `row_length` tokens as first fit finds.
+
+    Positions begin anew with each sequence (and with the padding), by which attention keeps them apart.
+    """
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((b for b, free in enumerate(room) if free >= lengths[index]), len(bins))
+        if place == len(bins):
+            bins.append([])
+            room.append(row_length)
+        bins[place].append(index)
+        room[place] -= lengths[index]
+    width = max(sum(lengths[i] for i in members) for members in bins)
+    ids = np.full((len(bins), width), padding, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    sequence, at = [], []
+    for row, members in enumerate(bins):
+        start = 0
+        for index in members:
+            end = start + lengths[index]
+            ids[row, start:end] = np.concatenate([prompts[index], responses[index]])
+            positions[row, start:end] = np.arange(lengths[index])
+            sequence.append(np.full(len(responses[index]), row))
+            at.append(np.arange(start + len(prompts[index]) - 1, end - 1))
+            start = end
+        positions[row, start:] = np.arange(width - start)
+    return ResponseBatch(
+        ids=torch.from_numpy(ids).to(device),
+        mask=None,
+        positions=torch.from_numpy(positions).to(device),
+        row_sequence=torch.from_numpy(np.concatenate(sequence)).to(device),
+        row_index=torch.from_numpy(np.concatenate(at)).to(device),
     )
 
 

@@ -12,7 +12,7 @@ from vcrd_ray.config import SftSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.data.problems import Example
 from vcrd_ray.models import pad_id
-from vcrd_ray.sequences import batch_responses
+from vcrd_ray.sequences import batch_responses, packed_responses
 from vcrd_ray.types import UpdateReport
 
 
@@ -24,6 +24,7 @@ class FineTuner:
     ) -> None:
         self._backend = backend
         self._examples = examples
+        self._section = section
         self._vocab_size = vocab_size
         self._padding = pad_id(backend.student.tokenizer)
         self.order = DataOrder(
@@ -59,12 +60,12 @@ class FineTuner:
 
     def _loss(self, indices: Sequence[int], num_tokens: int) -> torch.Tensor:
         examples = [self._examples[i] for i in indices]
-        batch = batch_responses(
-            [e.prompt_ids for e in examples],
-            [e.response_ids for e in examples],
-            self._padding,
-            self._backend.student.device,
-        )
+        prompts, responses = [e.prompt_ids for e in examples], [e.response_ids for e in examples]
+        device = self._backend.student.device
+        if self._section.packing:
+            batch = packed_responses(prompts, responses, self._padding, device, row_length=self._section.max_length)
+        else:
+            batch = batch_responses(prompts, responses, self._padding, device)
         logits = self._backend.forward(batch, logits=True)[:, : self._vocab_size].float()
         targets = batch.ids[batch.row_sequence, batch.row_index + 1]
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / num_tokens

@@ -83,7 +83,10 @@ def _read_jsonl(section: JsonlPrompts) -> tuple[list[Problem], list[Reject]]:
     stop = None if section.count is None else section.start + section.count
     problems: list[Problem] = []
     rejects: list[Reject] = []
-    for number, line in enumerate(lines[section.start : stop], start=section.start):
+    numbered = list(enumerate(lines))
+    if section.shuffle_seed is not None:
+        random.Random(section.shuffle_seed).shuffle(numbered)
+    for number, line in numbered[section.start : stop]:
         try:
             problems.append(_jsonl_problem(section, number, line))
         except ValueError as error:

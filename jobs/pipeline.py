@@ -1,0 +1,136 @@
+"""The whole main job: SFT, rollouts, distillation by one method or several, evaluation, report.
+
+    python -m jobs.pipeline --config FILE [--methods vcrd distillm2 ...] [--section.key value ...] [--dry-run]
+
+Every stage can be interrupted; the same command goes on where it stopped. Ends with a table and RUN/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs import distill, evaluate, rollouts, sft
+from jobs.cli import load_config, run_main
+from jobs.common import print_dry_run
+from vcrd_ray.config import Config
+from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.methods import METHODS, with_method
+from vcrd_ray.runs import read_jsonl, write_json
+
+T = TypeVar("T")
+SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "sft", "rollouts", "distill", "evaluate")
+
+
+def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:
+    """Everything that can be refused before a model is loaded."""
+    if not config.sft.skip:
+        sft.check(config, fetch=fetch)
+    rollouts.check(config, fetch=fetch)
+    for method in methods:
+        distill.check(with_method(config, method), fetch=fetch)
+    evaluate.check(config, fetch=fetch)
+
+
+def run(config: Config, methods: list[str]) -> dict[str, Any]:
+    """All stages in order; what stands in summary.json."""
+    from actors.cluster import ray_cluster
+    from vcrd_ray.analysis.report import write_report
+
+    wall: dict[str, float] = {}
+    results: dict[str, Accuracy] = {}
+    waits: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        value = work()
+        wall[stage] = time.perf_counter() - started
+        return value
+
+    def evaluated(label: str, model: str) -> None:
+        section = config.evaluate.model_copy(update={"model": model})
+        chosen = config.model_copy(update={"evaluate": section})
+        results[label] = timed(f"evaluate_{label}", lambda: evaluate.run(chosen, label=label))
+
+    begun = time.perf_counter()
+    with ray_cluster(config):
+        wall["cluster_start"] = time.perf_counter() - begun
+        if not config.sft.skip:
+            base = timed("sft", lambda: sft.run(config))
+            config = config.model_copy(update={"student": config.student.model_copy(update={"path": str(base)})})
+        timed("rollouts", lambda: rollouts.run(config))
+        evaluated("teacher", config.teacher.path)
+        evaluated("student" if config.sft.skip else "sft", config.student.path)
+        for method in methods:
+            chosen = with_method(config, method)
+            directory = timed(f"distill_{method}", partial(distill.run, chosen, name=f"distill-{method}"))
+            waits[method] = exposed_wait_share(directory)
+            evaluated(method, str(directory / "model"))
+    wall["total"] = time.perf_counter() - begun
+    summary = {
+        "accuracy": {label: figures.model_dump() for label, figures in results.items()},
+        "wall_s": wall,
+        "exposed_wait_share": waits,
+        "report": str((config.run.dir / "report.html").resolve()),
+    }
+    write_json(config.run.dir / "summary.json", summary)
+    write_report(config.run.dir)
+    return summary
+
+
+def exposed_wait_share(directory: Path) -> float:
+    """Share of the training time that ranks stood waiting for teacher or judge."""
+    rows = read_jsonl(directory / "metrics.jsonl")
+    waited = sum(row["wait/teacher_s"] + row["wait/judge_s"] for row in rows)
+    return float(waited / sum(row["time/update_s"] for row in rows))
+
+
+def show(summary: dict[str, Any]) -> None:
+    """The closing table."""
+    table = Table(title="pass@1 on held-out problems")
+    for heading in ("model", "pass@1", "interval", "problems"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    names = {"teacher": "teacher", "student": "student", "sft": "student after SFT"}
+    for label, figures in summary["accuracy"].items():
+        result = Accuracy(**figures)
+        table.add_row(
+            names.get(label, f"student after {label.upper()}"),
+            f"{100 * result.pass_at_1:.1f}%",
+            f"{100 * result.low:.1f} to {100 * result.high:.1f}%",
+            str(result.total),
+        )
+    Console().print(table)
+    for method, share in summary["exposed_wait_share"].items():
+        print(f"{method}: exposed wait for teacher and judge {100 * share:.1f}% of the update time")
+    print(f"wall time {summary['wall_s']['total']:.0f} s")
+    print(f"report: {summary['report']}")
+
+
+def main(argv: list[str], *, job: str = "pipeline") -> int:
+    """All stages, then the table."""
+    extra = argparse.ArgumentParser(add_help=False)
+    extra.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(METHODS),
+        default=["vcrd"],
+        help="methods to run side by side (default: vcrd)",
+    )
+    config, flags = load_config(job, "The whole main job.", argv, extra=extra)
+    if flags.dry_run:
+        check(config, flags.methods, fetch=False)
+        print_dry_run(config, SECTIONS, actors=True)
+        return 0
+    show(run(config, flags.methods))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
