@@ -128,7 +128,7 @@ def _tiny(rows: int) -> _Case:
     for path in (student, teacher):
         backbone = load_causal_lm(path, dtype="float32", device=cpu).get_decoder()
         with torch.no_grad():
-            hidden = backbone(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+            hidden = backbone(input_ids=batch.ids).last_hidden_state
         states += [hidden[batch.row_sequence, batch.row_index], load_head(path, dtype="float32")[: len(tokenizer)]]
     return _Case(*states)
 

@@ -18,14 +18,14 @@ class ResponseBatch:
     """Prompt + response sequences, right-padded, with the positions that predict each response token.
 
     Row n of a loss is predicted by the state at `ids[row_sequence[n], row_index[n]]`: the first response token by the
-    last prompt token.
+    last prompt token. There is no attention mask: padding stands behind everything, and causal attention does not look
+    there.
     """
 
     ids: Int[torch.Tensor, "s l"]
-    mask: Int[torch.Tensor, "s l"] | None
-    """None where `positions` tell the sequences of a row apart."""
-    positions: Int[torch.Tensor, "s l"] | None = None
-    """Position of each token in its own sequence; each 0 begins a sequence that sees nothing before it."""
+    positions: Int[torch.Tensor, "s l"] | None
+    """Position of each token in its own sequence; each 0 begins a sequence that sees nothing before it. None: one
+    sequence a row."""
     row_sequence: Int[torch.Tensor, " n"]
     row_index: Int[torch.Tensor, " n"]
 
@@ -44,17 +44,14 @@ def batch_responses(
     """Prompt i followed by response i, right-padded to the longest."""
     width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
     ids = np.full((len(prompts), width), padding, dtype=np.int64)
-    mask = np.zeros_like(ids)
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        total = len(prompt) + len(response)
-        ids[row, :total] = np.concatenate([prompt, response])
-        mask[row, :total] = 1
+        ids[row, : len(prompt) + len(response)] = np.concatenate([prompt, response])
     lengths = [len(r) for r in responses]
     sequence = np.repeat(np.arange(len(prompts)), lengths)
     index = np.concatenate([np.arange(len(p) - 1, len(p) + n - 1) for p, n in zip(prompts, lengths, strict=True)])
     return ResponseBatch(
         ids=torch.from_numpy(ids).to(device),
-        mask=torch.from_numpy(mask).to(device),
+        positions=None,
         row_sequence=torch.from_numpy(sequence).to(device),
         row_index=torch.from_numpy(index).to(device),
     )
@@ -93,7 +90,6 @@ def packed_responses(
         positions[row, start:] = np.arange(width - start)
     return ResponseBatch(
         ids=torch.from_numpy(ids).to(device),
-        mask=None,
         positions=torch.from_numpy(positions).to(device),
         row_sequence=torch.from_numpy(np.concatenate(sequence)).to(device),
         row_index=torch.from_numpy(np.concatenate(at)).to(device),

@@ -76,9 +76,7 @@ class Student(nn.Module):
         """Last hidden state after the final norm at each row [N, d], or the logits there [N, V]."""
         causal = self._causal()
         backbone = causal.get_decoder()  # type: ignore[operator]
-        states = backbone(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
+        states = backbone(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
         rows: torch.Tensor = states[batch.row_sequence, batch.row_index]
         if logits:
             rows = causal.get_output_embeddings()(rows)  # type: ignore[operator]

@@ -59,7 +59,7 @@ def loss_and_gradients(divergence: Divergence, pairs: list[RolloutPair]) -> tupl
     inputs = response_batch(batch.pairs, pad_id(student.tokenizer), CPU)
     with torch.no_grad():
         backbone = load_causal_lm(resolve_model(TEACHER), dtype="float32", device=CPU).get_decoder()
-        states = backbone(input_ids=inputs.ids, attention_mask=inputs.mask).last_hidden_state
+        states = backbone(input_ids=inputs.ids).last_hidden_state
     fused = fused_divergence(
         divergence=divergence,
         student_hidden=student(inputs)[:cut],

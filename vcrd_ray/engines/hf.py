@@ -61,7 +61,7 @@ class HFEngine:
         start = time.perf_counter()
         inputs = response_batch(batch.pairs, pad_id(self._tokenizer), self._device)
         backbone = self._model.get_decoder()
-        states = backbone(input_ids=inputs.ids, attention_mask=inputs.mask, use_cache=False).last_hidden_state
+        states = backbone(input_ids=inputs.ids, use_cache=False).last_hidden_state
         hidden = states[inputs.row_sequence, inputs.row_index]
         proposals = self._propose(batch, hidden, request.seed) if request.propose else np.zeros(0, dtype=np.int32)
         signals = TeacherSignals(student_prefix_proposals=proposals, seconds=0.0)
