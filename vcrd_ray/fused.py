@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vcrd_ray import kernels
 from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
 from vcrd_ray.sampling import sample_rows
 
@@ -101,6 +102,13 @@ class _Options:
     dtype: torch.dtype
     """The working precision: float64 for hidden states in float64, else float32."""
 
+    entropies: bool
+
+    def by_kernel(self, device: torch.device) -> bool:
+        """Whether the Triton kernel computes the chunks."""
+        exact = not isinstance(self.teacher, TopKTeacher) and self.dtype == torch.float32
+        return exact and kernels.is_supported(self.divergence) and kernels.is_available(device)
+
     def divergence_of(self, rows: slice) -> Divergence:
         return self.divergence.of_rows(rows) if isinstance(self.divergence, PerSequenceSkew) else self.divergence
 
@@ -115,6 +123,13 @@ class _Signals:
     collision: Tensor | None
     student_entropy: Tensor | None
     teacher_entropy: Tensor | None
+
+    def fill(self, rows: slice, chunk: _Chunk) -> None:
+        """Take over what a chunk says of its rows."""
+        for field in dataclasses.fields(self):
+            buffer = getattr(self, field.name)
+            if buffer is not None:
+                buffer[rows] = getattr(chunk, field.name)
 
 
 def fused_divergence(
@@ -164,6 +179,7 @@ def fused_divergence(
         chunk_rows=chunk_rows,
         top_k=top_k,
         dtype=work,
+        entropies=entropies,
     )
     if not torch.is_grad_enabled():
         # An autograd function is told what requires a gradient, not whether anybody records.
@@ -193,8 +209,8 @@ def fused_token_logp(
     work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     values = torch.empty(len(hidden), dtype=work, device=hidden.device)
     for rows in _chunks(len(hidden), chunk_rows):
-        logp = _logp(hidden[rows], head, vocab_size, work)
-        values[rows] = logp.gather(1, tokens[rows, None])[:, 0]
+        logits = hidden[rows].to(work) @ head[:vocab_size].to(work).T
+        values[rows] = logits.gather(1, tokens[rows, None])[:, 0] - logits.logsumexp(-1)
     return values
 
 
@@ -238,19 +254,13 @@ class _Fused(torch.autograd.Function):
         keep_rows = need_hidden and not need_head
         gradient = torch.empty_like(student_hidden) if keep_rows else None
         for rows in _chunks(len(values), options.chunk_rows):
-            student_logp = _logp(student_hidden[rows], student_head, options.vocab_size, options.dtype)
-            pair = _distributions(student_logp, options, rows)
-            _fill(signals, rows, student_logp, pair, uniform, options.top_k)
-            divergence = options.divergence_of(rows)
-            if gradient is None:
-                values[rows] = divergence.value(teacher_logp=pair.teacher_logp, student_logp=pair.student_logp)
-                continue
-            values[rows], grad_logits = divergence.value_and_grad(
-                teacher_logp=pair.teacher_logp, student_logp=pair.student_logp
-            )
-            grad_logits = pair.spread(grad_logits, student_logp)
-            gradient[rows] = _pull_back(grad_logits, student_head, options)
-            del grad_logits, pair, student_logp  # or they would stand beside the next chunk's tensors
+            numbers = None if uniform is None else uniform[rows]
+            chunk = _chunk(student_hidden[rows], student_head, numbers, options, rows, with_gradient=keep_rows)
+            values[rows] = chunk.value
+            signals.fill(rows, chunk)
+            if gradient is not None and chunk.grad_logits is not None:
+                gradient[rows] = _pull_back(chunk.grad_logits, student_head, options)
+            del chunk  # or it would stand beside the next one's tensors
         ctx.keep_rows, ctx.options = keep_rows, options
         if keep_rows:
             ctx.save_for_backward(gradient)
@@ -267,22 +277,88 @@ class _Fused(torch.autograd.Function):
             # In float32 first: a bfloat16 factor would round every weight to three digits.
             return (gradient.to(factor.dtype) * factor[:, None]).to(gradient.dtype), None, *nothing
         student_hidden, student_head = ctx.saved_tensors
-        options: _Options = ctx.options
+        options: _Options = dataclasses.replace(ctx.options, top_k=None, entropies=False)
         grad_hidden = torch.empty_like(student_hidden)
         # Summed over chunks in the working precision; padding rows stay zero.
         grad_head = torch.zeros_like(student_head, dtype=options.dtype)
         for rows in _chunks(len(student_hidden), options.chunk_rows):
-            student_logp = _logp(student_hidden[rows], student_head, options.vocab_size, options.dtype)
-            pair = _distributions(student_logp, options, rows)
-            _, grad_logits = options.divergence_of(rows).value_and_grad(
-                teacher_logp=pair.teacher_logp, student_logp=pair.student_logp
-            )
-            grad_logits = pair.spread(grad_logits, student_logp)
-            grad_logits *= factor[rows, None]
+            chunk = _chunk(student_hidden[rows], student_head, None, options, rows, with_gradient=True)
+            assert chunk.grad_logits is not None
+            grad_logits = chunk.grad_logits.mul_(factor[rows, None])
             grad_hidden[rows] = _pull_back(grad_logits, student_head, options)
             grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[rows].to(options.dtype))
-            del grad_logits, pair, student_logp
+            del chunk, grad_logits
         return grad_hidden, grad_head.to(student_head.dtype), *nothing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chunk:
+    """Everything about a chunk of rows; what was not asked for is None. All [c] but the gradient."""
+
+    value: Tensor
+    grad_logits: Tensor | None
+    """[c, vocab_size]"""
+    argmax: Tensor
+    proposal: Tensor | None = None
+    prob: Tensor | None = None
+    collision: Tensor | None = None
+    student_entropy: Tensor | None = None
+    teacher_entropy: Tensor | None = None
+
+
+def _chunk(
+    hidden: Tensor, head: Tensor, uniform: Tensor | None, options: _Options, rows: slice, *, with_gradient: bool
+) -> _Chunk:
+    if options.by_kernel(hidden.device):
+        return _chunk_by_kernel(hidden, head, uniform, options, rows, with_gradient=with_gradient)
+    student_logp = _logits(hidden, head, options).log_softmax(-1)
+    pair = _distributions(student_logp, options, rows)
+    divergence = options.divergence_of(rows)
+    argmax = student_logp.argmax(dim=-1)
+    grad_logits = None
+    if with_gradient:
+        value, grad_logits = divergence.value_and_grad(teacher_logp=pair.teacher_logp, student_logp=pair.student_logp)
+        grad_logits = pair.spread(grad_logits, student_logp)
+    else:
+        value = divergence.value(teacher_logp=pair.teacher_logp, student_logp=pair.student_logp)
+    wanted, top_k = options.entropies, options.top_k
+    return _Chunk(
+        value=value,
+        grad_logits=grad_logits,
+        argmax=argmax,
+        proposal=None if uniform is None else sample_rows(student_logp, uniform),
+        prob=None if top_k is None else pair.teacher_logp.gather(1, argmax[:, None])[:, 0].exp(),
+        collision=None if top_k is None else _collision(pair.teacher_logp, top_k),
+        student_entropy=_entropy(student_logp) if wanted else None,
+        teacher_entropy=_entropy(pair.teacher_logp) if wanted else None,
+    )
+
+
+def _chunk_by_kernel(
+    hidden: Tensor, head: Tensor, uniform: Tensor | None, options: _Options, rows: slice, *, with_gradient: bool
+) -> _Chunk:
+    logits = _logits(hidden, head, options)
+    teacher_logits = _teacher_logits(options, rows)
+    # The gradient takes the place of the logits.
+    found = kernels.divergence_rows(
+        divergence=options.divergence_of(rows),
+        student_logits=logits,
+        teacher_logits=teacher_logits,
+        vocab_size=options.vocab_size,
+        uniform=uniform,
+        gradient=logits if with_gradient else None,
+    )
+    wanted, top_k = options.entropies, options.top_k
+    return _Chunk(
+        value=found.value,
+        grad_logits=logits if with_gradient else None,
+        argmax=found.student_argmax,
+        proposal=found.student_proposal,
+        prob=None if top_k is None else found.teacher_prob_of_student_argmax,
+        collision=None if top_k is None else _collision(teacher_logits.float().log_softmax(-1), top_k),
+        student_entropy=found.student_entropy if wanted else None,
+        teacher_entropy=found.teacher_entropy if wanted else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,30 +379,39 @@ class _Distributions:
 
 def _distributions(student_logp: Tensor, options: _Options, rows: slice) -> _Distributions:
     teacher = options.teacher
-    if isinstance(teacher, TopKTeacher):
-        ids, teacher_logp = teacher.ids[rows].long(), teacher.logp[rows].to(options.dtype)
-        # The student's tail from its own logits: 1 minus the rest would lose a small tail to rounding.
-        tail = student_logp.scatter(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-        mass = teacher_logp.exp().sum(-1, keepdim=True).clamp_max(1.0)
-        return _Distributions(
-            teacher_logp=torch.cat([teacher_logp, torch.log1p(-mass)], 1),
-            student_logp=torch.cat([student_logp.gather(1, ids), tail], 1),
-            ids=ids,
-        )
+    if not isinstance(teacher, TopKTeacher):
+        teacher_logp = _teacher_logits(options, rows).log_softmax(-1)
+        return _Distributions(teacher_logp=teacher_logp, student_logp=student_logp, ids=None)
+    ids, teacher_logp = teacher.ids[rows].long(), teacher.logp[rows].to(options.dtype)
+    # The student's tail from its own logits: 1 minus the rest would lose a small tail to rounding.
+    tail = student_logp.scatter(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    mass = teacher_logp.exp().sum(-1, keepdim=True).clamp_max(1.0)
+    return _Distributions(
+        teacher_logp=torch.cat([teacher_logp, torch.log1p(-mass)], 1),
+        student_logp=torch.cat([student_logp.gather(1, ids), tail], 1),
+        ids=ids,
+    )
+
+
+def _teacher_logits(options: _Options, rows: slice) -> Tensor:
+    """[c, vocab_size]"""
+    teacher = options.teacher
     if isinstance(teacher, LogitsTeacher):
-        logits = teacher.logits[rows, : options.vocab_size].to(options.dtype)
-        return _Distributions(teacher_logp=logits.log_softmax(-1), student_logp=student_logp, ids=None)
-    teacher_logp = _logp(teacher.hidden[rows], teacher.head, options.vocab_size, options.dtype)
-    return _Distributions(teacher_logp=teacher_logp, student_logp=student_logp, ids=None)
+        return teacher.logits[rows, : options.vocab_size].to(options.dtype)
+    assert isinstance(teacher, HiddenTeacher)
+    return _logits(teacher.hidden[rows], teacher.head, options)
 
 
-def _logp(hidden: Tensor, head: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
-    """Log-probabilities of the tokens. [c, vocab_size]"""
-    hidden = hidden.to(dtype)
-    logits = hidden.new_empty(len(hidden), vocab_size)
-    for tokens, part in _tiles(head, vocab_size, dtype):
+def _logits(hidden: Tensor, head: Tensor, options: _Options) -> Tensor:
+    """Logits of the tokens in the working precision. [c, vocab_size]"""
+    if hidden.is_cuda and hidden.dtype == head.dtype == torch.bfloat16:
+        # Products of bfloat16 numbers summed in float32, by tensor cores: what converting both first would give.
+        return torch.mm(hidden, head[: options.vocab_size].detach().T, out_dtype=torch.float32)
+    hidden = hidden.to(options.dtype)
+    logits = hidden.new_empty(len(hidden), options.vocab_size)
+    for tokens, part in _tiles(head, options.vocab_size, options.dtype):
         torch.mm(hidden, part.T, out=logits[:, tokens])
-    return torch.log_softmax(logits, dim=-1)
+    return logits
 
 
 def _pull_back(grad_logits: Tensor, head: Tensor, options: _Options) -> Tensor:
@@ -351,25 +436,9 @@ def _chunks(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def _fill(
-    signals: _Signals,
-    rows: slice,
-    student_logp: Tensor,
-    pair: _Distributions,
-    uniform: Tensor | None,
-    top_k: int | None,
-) -> None:
-    argmax = student_logp.argmax(dim=-1)
-    signals.argmax[rows] = argmax
-    if signals.proposal is not None and uniform is not None:
-        signals.proposal[rows] = sample_rows(student_logp, uniform[rows])
-    if signals.prob is not None and signals.collision is not None and top_k is not None:
-        signals.prob[rows] = pair.teacher_logp.gather(1, argmax[:, None])[:, 0].exp()
-        largest = pair.teacher_logp.topk(min(top_k, pair.teacher_logp.shape[-1]), dim=-1).values
-        signals.collision[rows] = (2 * largest).exp().sum(dim=-1)
-    if signals.student_entropy is not None and signals.teacher_entropy is not None:
-        signals.student_entropy[rows] = _entropy(student_logp)
-        signals.teacher_entropy[rows] = _entropy(pair.teacher_logp)
+def _collision(teacher_logp: Tensor, top_k: int) -> Tensor:
+    """Sum of p^2 over the teacher's most probable tokens. [c]"""
+    return (2 * teacher_logp.topk(min(top_k, teacher_logp.shape[-1]), dim=-1).values).exp().sum(dim=-1)
 
 
 def _entropy(logp: Tensor) -> Tensor:
