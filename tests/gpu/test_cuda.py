@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from tests.conftest import STUDENT, TEACHER
-from vcrd_ray import kernels
 from vcrd_ray.config import ValueHeadJudgeSection
 from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
 from vcrd_ray.engines.hf import HFEngine
-from vcrd_ray.fused import HiddenTeacher, fused_divergence
+from vcrd_ray.fused import HiddenTeacher, fused_divergence, kernels
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.signals import judge_request
 from vcrd_ray.types import PairBatch, RolloutPair, TeacherRequest

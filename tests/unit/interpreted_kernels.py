@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vcrd_ray import kernels
 from vcrd_ray.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL
-from vcrd_ray.fused import HiddenTeacher, LogitsTeacher, fused_divergence
+from vcrd_ray.fused import HiddenTeacher, LogitsTeacher, fused_divergence, kernels
 from vcrd_ray.sampling import sample_rows
 
 DIVERGENCES: list[Divergence] = [

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vcrd_ray import kernels
 from vcrd_ray.divergences import SkewedKL
-from vcrd_ray.fused import PerSequenceSkew
+from vcrd_ray.fused import PerSequenceSkew, kernels
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -78,7 +78,7 @@ def divergence_rows(
     ):
         if tensor is not None and (tensor.stride(-1) != 1 or tensor.shape[1] < vocab_size):
             raise ValueError(f"{name} must be contiguous along at least vocab_size {vocab_size} columns")
-    from vcrd_ray import kernel_source
+    from vcrd_ray.fused import kernel_source
 
     n, device = len(student_logits), student_logits.device
     whole = [torch.empty(n, dtype=torch.int64, device=device) for _ in range(2)]
