@@ -15,12 +15,11 @@ import argparse
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,13 +30,8 @@ from vcrd_ray.errors import ConfigError
 from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import write_json
 
-if TYPE_CHECKING:
-    from vcrd_ray.types import RolloutPair
-
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tables.yaml"
 REFERENCE = "vcrd"
-FINE_TUNED = "sft"
-"""The student before distillation: a row of every table."""
 DEFAULT_METHODS = (
     *(
         "kd",
@@ -74,142 +68,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 change. The uniform weights are the judge that says nothing."""
 
 
-def run_cell(config: Config, methods: Sequence[str], *, seed: int, folder: Path) -> None:
-    """All methods of one (setting, seed), one JSON file each in `folder`; finished ones are not repeated."""
-    import torch
-
-    torch.set_num_threads(1)
-    missing = [m for m in (FINE_TUNED, *methods) if not (folder / f"{m}.json").exists()]
-    if not missing:
-        return
-    config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed, "dir": folder})})
-    base = _fine_tune(config, folder)
-    config = config.model_copy(update={"student": config.student.model_copy(update={"path": str(base)})})
-    if FINE_TUNED in missing:
-        write_json(folder / f"{FINE_TUNED}.json", {"accuracy": _accuracy(config, base)})
-        missing.remove(FINE_TUNED)
-    pairs = _rollouts(config) if missing else []
-    for method in missing:
-        write_json(folder / f"{method}.json", _distil(with_method(config, method), pairs, folder / f"model-{method}"))
-
-
-def _fine_tune(config: Config, folder: Path) -> Path:
-    import torch
-
-    from vcrd_ray.backends import TorchBackend
-    from vcrd_ray.data.problems import make_examples, read_problems
-    from vcrd_ray.sft import FineTuner
-    from vcrd_ray.student import Student
-
-    done = folder / "sft" / "model"
-    if done.exists():
-        return done
-    student = Student(config.student, lora=None, train_head=True, device=torch.device("cpu"), seed=config.run.seed)
-    problems, _ = read_problems(config.sft.prompts, config.world)
-    examples, _ = make_examples(problems, student.tokenizer, max_length=config.sft.max_length)
-    backend = TorchBackend(student, config.sft.optim, num_updates=config.sft.num_updates or 1)
-    tuner = FineTuner(
-        backend=backend,
-        examples=examples,
-        section=config.sft,
-        seed=config.run.seed,
-        vocab_size=len(student.tokenizer),
-    )
-    tuner.run(first_update=0, stop=tuner.num_updates, on_update=lambda report: None)
-    backend.export(folder / "sft")
-    return done
-
-
-def _rollouts(config: Config) -> list[RolloutPair]:
-    import torch
-
-    from vcrd_ray.data.problems import read_problems, tokenize_prompts
-    from vcrd_ray.engines.hf import HFEngine
-    from vcrd_ray.models import load_tokenizer, resolve_model
-    from vcrd_ray.types import RolloutPair
-
-    section = config.rollouts
-    problems, _ = read_problems(section.prompts, config.world)
-    tokenizer = load_tokenizer(resolve_model(config.student.path))
-    prompts, _ = tokenize_prompts(problems, tokenizer, max_length=section.max_prompt_length)
-    responses = []
-    for path, seed in ((config.teacher.path, 2 * config.run.seed), (config.student.path, 2 * config.run.seed + 1)):
-        engine = HFEngine(path, dtype="float32", device=torch.device("cpu"))
-        size = section.batch_size
-        batches = (prompts[i : i + size] for i in range(0, len(prompts), size))
-        responses.append([r for batch in batches for r in engine.generate(batch, section.sampling, seed=seed)])
-    return [
-        RolloutPair(id=p.id, question=p.question, prompt_ids=p.ids, teacher_ids=t.ids, student_ids=s.ids)
-        for p, t, s in zip(prompts, *responses, strict=True)
-    ]
-
-
-def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[str, Any]:
-    import torch
-
-    from vcrd_ray.backends import TorchBackend
-    from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
-    from vcrd_ray.engines.hf import HFEngine
-    from vcrd_ray.judges.loading import load_judge
-    from vcrd_ray.models import load_head, resolve_model
-    from vcrd_ray.signals import LocalSignals
-    from vcrd_ray.student import Student
-    from vcrd_ray.types import UpdateReport
-
-    section, seed, cpu = config.distill, config.run.seed, torch.device("cpu")
-    student = Student(config.student, lora=section.lora, train_head=section.train_head, device=cpu, seed=seed)
-    backend = TorchBackend(student, section.optim, num_updates=section.num_updates or 1)
-    judge = load_judge(config.judge, policy=config.student.path) if section.objective.needs_judge else None
-    reports: list[UpdateReport] = []
-    distiller = Distiller(
-        backend=backend,
-        teacher_head=load_head(resolve_model(config.teacher.path), dtype="float32"),
-        signals=LocalSignals(
-            teacher=HFEngine(config.teacher.path, dtype="float32", device=cpu),
-            judge=judge,
-            request=teacher_request(section, config.teacher, seed=seed),
-        ),
-        pairs=pairs,
-        section=section,
-        seed=seed,
-        vocab_size=len(student.tokenizer),
-        judge_bounds=JudgeBounds(max_invalid_share=config.judge.max_invalid_share, self_check_tolerance=None),
-    )
-    started = time.perf_counter()
-    distiller.run(first_update=0, stop=distiller.num_updates, on_update=reports.append)
-    seconds = (time.perf_counter() - started) / distiller.num_updates
-    backend.export(folder)
-    judged = [r.metrics for r in reports if r.metrics["judge/judged_rows"]]
-    figures: dict[str, Any] = {
-        "accuracy": _accuracy(config, folder / "model"),
-        "update_s": seconds,
-        "loss": reports[-1].metrics["loss"],
-    }
-    for name in ("weights/mean_judged", "weights/share_above_one_judged", "proposals/agreement"):
-        figures[name] = sum(m[name] for m in judged) / len(judged) if judged else None
-    return figures
-
-
-def _accuracy(config: Config, model: Path) -> float:
-    import torch
-
-    from vcrd_ray.data.problems import read_problems, tokenize_prompts
-    from vcrd_ray.engines.hf import HFEngine
-    from vcrd_ray.models import load_tokenizer
-    from vcrd_ray.tasks.answers import is_correct
-
-    section, tokenizer = config.evaluate, load_tokenizer(model)
-    problems, _ = read_problems(section.prompts, config.world)
-    prompts, _ = tokenize_prompts(problems, tokenizer, max_length=2**31)
-    engine = HFEngine(str(model), dtype="float32", device=torch.device("cpu"))
-    correct = 0
-    for start in range(0, len(prompts), section.batch_size):
-        batch = prompts[start : start + section.batch_size]
-        for prompt, rollout in zip(batch, engine.generate(batch, section.sampling, seed=0), strict=True):
-            correct += is_correct(tokenizer.decode(rollout.ids, skip_special_tokens=True), prompt.answer)
-    return correct / len(prompts)
-
-
 def with_setting(config: Config, name: str) -> Config:
     """The config with one setting's knobs turned."""
     return Config.model_validate(_merged(config.model_dump(round_trip=True), SETTINGS[name]))
@@ -229,10 +87,12 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def run_tiny(config: Config, *, settings: Sequence[str], methods: Sequence[str], seeds: int, workers: int) -> Path:
     """Train all cells in `workers` processes; the directory of the results."""
+    from vcrd_ray.analysis.trial import run_trial
+
     root = config.run.dir / "tables"
     cells = [(setting, seed) for seed in range(seeds) for setting in settings]
     work: list[Callable[[], None]] = [
-        partial(run_cell, with_setting(config, setting), methods, seed=seed, folder=root / setting / f"seed-{seed}")
+        partial(run_trial, with_setting(config, setting), methods, seed=seed, folder=root / setting / f"seed-{seed}")
         for setting, seed in cells
     ]
     # Fresh processes: torch's threads do not survive a fork.
@@ -250,6 +110,7 @@ def tiny_table(root: Path, setting: str, methods: Sequence[str], seeds: int) -> 
     from dataclasses import asdict
 
     from vcrd_ray.analysis.comparison import compare
+    from vcrd_ray.analysis.trial import FINE_TUNED
 
     values: dict[str, dict[int, float]] = {}
     seconds: dict[str, list[float]] = {}

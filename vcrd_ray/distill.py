@@ -18,37 +18,27 @@ from jaxtyping import Float
 
 from vcrd_ray.analysis.telemetry import Telemetry, pick_decisions
 from vcrd_ray.backends import Backend
-from vcrd_ray.config import AdaptiveMixing, DistillSection, DivergenceSection, TeacherProbWeighting, TeacherSection
+from vcrd_ray.config import AdaptiveMixing, DistillSection, TeacherSection
 from vcrd_ray.data.order import DataOrder
-from vcrd_ray.divergences import Divergence
-from vcrd_ray.engines.hf import pair_keys
 from vcrd_ray.errors import DataError, JudgeError, ModelError
 from vcrd_ray.fused import (
     FusedRows,
-    HiddenTeacher,
-    LogitsTeacher,
-    PerSequenceSkew,
-    TeacherRows,
-    TopKTeacher,
-    fused_divergence,
-    fused_token_logp,
 )
 from vcrd_ray.models import pad_id, special_ids
 from vcrd_ray.objectives import (
     ObjectiveState,
     is_adaptive,
     lambdas,
-    make_divergence,
     row_coefficients,
     row_weights,
-    sequence_advantage,
-    with_adaptive_skew,
 )
+from vcrd_ray.row_losses import RowLosses
 from vcrd_ray.sampling import stable_hash, uniforms
 from vcrd_ray.schedule import Action, Op, plan
 from vcrd_ray.sequences import response_batch
 from vcrd_ray.signals import Pending, SignalSource
 from vcrd_ray.types import (
+    SIDES,
     Decision,
     JudgeScores,
     PairBatch,
@@ -59,9 +49,6 @@ from vcrd_ray.types import (
     UpdateReport,
     Validity,
 )
-from vcrd_ray.wire import from_wire
-
-_SIDES: tuple[Side, Side] = ("teacher", "student")
 
 
 def teacher_request(section: DistillSection, teacher: TeacherSection, *, seed: int) -> TeacherRequest:
@@ -123,12 +110,18 @@ class Distiller:
                 )
         self._backend = backend
         self._student = backend.student
-        self._teacher_head = teacher_head
         self._signals = signals
         self._section = section
         self._objective = section.objective
         self._seed = seed
-        self._vocab_size = vocab_size
+        self._losses = RowLosses(
+            student=self._student,
+            teacher_head=teacher_head,
+            objective=section.objective,
+            vocab_size=vocab_size,
+            chunk_rows=section.chunk_rows,
+            seed=seed,
+        )
         self._bounds = judge_bounds
         self._special_ids = special_ids(self._student.tokenizer)
         self._padding = pad_id(self._student.tokenizer)
@@ -143,7 +136,6 @@ class Distiller:
         )
         self.num_updates = self.order.num_updates(epochs=section.epochs, num_updates=section.num_updates)
         self.state = ObjectiveState.initial(section.objective)
-        self._advantages = np.zeros((2, 2))  # sum and number of each side's sequences
         self._checked = not (self._judged and judge_bounds.self_check_tolerance is not None and backend.rank == 0)
         self.self_check_difference: float | None = None
 
@@ -234,92 +226,17 @@ class Distiller:
             telemetry.times["teacher_s"] += signals.seconds
         prompts = sum(len(p.prompt_ids) * int((len(p.teacher_ids) > 0) + (len(p.student_ids) > 0)) for p in batch.pairs)
         telemetry.times["tokens"] += int(rows.lengths.sum()) + prompts
-        fused = {side: self._fused(side, batch, hidden, signals) for side in _SIDES if rows.has_rows(side)}
+        fused = {
+            side: self._losses.of_side(side, batch, hidden, signals, self.state)
+            for side in SIDES
+            if rows.has_rows(side)
+        }
         scores = None
         if self._judged and "teacher" in fused:
             proposals = _proposals(fused["teacher"])
             scores = self._signals.request_teacher_prefix_scores(batch, proposals)
             self._self_check(batch, proposals)
         return _Forwarded(asked=asked, fused=fused, teacher_prefix_scores=scores)
-
-    def _fused(
-        self, side: Side, batch: PairBatch, hidden: torch.Tensor, signals: TeacherSignals | None, *, plain: bool = False
-    ) -> FusedRows:
-        """One side's rows; `plain` leaves out all that only training needs."""
-        section = self._objective.on_teacher if side == "teacher" else self._objective.on_student
-        rows = batch.rows.side_rows(side)
-        states = hidden[rows]
-        teacher = self._teacher_rows(section, batch, rows, signals)
-        fixed = make_divergence(section, self.state)
-        adapted = self._adapted(fixed, side, batch, states, teacher) if is_adaptive(section) and not plain else fixed
-        weighting = self._objective.weighting
-        return fused_divergence(
-            divergence=adapted,
-            student_hidden=states,
-            student_head=self._student.head,
-            teacher=teacher,
-            vocab_size=self._vocab_size,
-            chunk_rows=self._section.chunk_rows,
-            uniform=self._uniform(batch, rows) if self._judged and side == "teacher" and not plain else None,
-            teacher_probability_top_k=weighting.top_k
-            if isinstance(weighting, TeacherProbWeighting) and not plain
-            else None,
-        )
-
-    def _uniform(self, batch: PairBatch, rows: slice) -> torch.Tensor:
-        numbers = uniforms(
-            seed=self._seed,
-            stream="student-proposal",
-            update=batch.update,
-            rollout_keys=pair_keys(batch)[rows],
-            positions=batch.rows.position[rows],
-        )
-        return torch.from_numpy(numbers).to(self._student.device)
-
-    def _teacher_rows(
-        self, section: DivergenceSection, batch: PairBatch, rows: slice, signals: TeacherSignals | None
-    ) -> TeacherRows:
-        device = self._student.device
-        if section.type == "cross_entropy":
-            tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(device)[:, None]
-            return TopKTeacher(ids=tokens, logp=torch.zeros(tokens.shape, device=device))
-        assert signals is not None
-        if signals.hidden is not None:
-            assert self._teacher_head is not None
-            return HiddenTeacher(hidden=from_wire(signals.hidden, device)[rows], head=self._teacher_head)
-        if signals.logits is not None:
-            return LogitsTeacher(logits=from_wire(signals.logits, device)[rows])
-        assert signals.top_ids is not None and signals.top_logp is not None
-        return TopKTeacher(ids=from_wire(signals.top_ids, device)[rows], logp=from_wire(signals.top_logp, device)[rows])
-
-    def _adapted(
-        self, divergence: Divergence, side: Side, batch: PairBatch, states: torch.Tensor, teacher: TeacherRows
-    ) -> Divergence | PerSequenceSkew:
-        assert isinstance(teacher, HiddenTeacher)
-        rows = batch.rows.side_rows(side)
-        tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(states.device)
-
-        def logp(hidden: torch.Tensor, head: torch.Tensor) -> npt.NDArray[np.float32]:
-            values: npt.NDArray[np.float32] = (
-                fused_token_logp(
-                    hidden=hidden,
-                    head=head,
-                    tokens=tokens,
-                    vocab_size=self._vocab_size,
-                    chunk_rows=self._section.chunk_rows,
-                )
-                .float()
-                .cpu()
-                .numpy()
-            )
-            return values
-
-        by_student = logp(states.detach(), self._student.head.detach())
-        by_teacher = logp(teacher.hidden, teacher.head)
-        owner, other = (by_teacher, by_student) if side == "teacher" else (by_student, by_teacher)
-        advantage = sequence_advantage(owner, other, batch.rows.side_lengths(side))
-        self._advantages[_SIDES.index(side)] += (advantage.sum(), len(advantage))
-        return with_adaptive_skew(divergence, advantage, batch.rows, side, self.state)
 
     def _self_check(self, batch: PairBatch, proposals: npt.NDArray[np.int32]) -> None:
         tolerance = self._bounds.self_check_tolerance
@@ -375,9 +292,7 @@ class Distiller:
         waiting = time.perf_counter()
         scores = {
             side: pending.result()
-            for side, pending in zip(
-                _SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True
-            )
+            for side, pending in zip(SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True)
             if pending is not None
         }
         telemetry.times["wait_judge_s"] += time.perf_counter() - waiting
@@ -434,7 +349,7 @@ class Distiller:
             figures["objective/lambda_student"] = lambdas(self._objective, progress=update / self.num_updates)[1]
         adaptive = is_adaptive(self._objective.on_teacher) or is_adaptive(self._objective.on_student)
         if adaptive and self.state.anchors is None:
-            sums = self._sum(self._advantages.flatten()).reshape(2, 2)
+            sums = self._sum(self._losses.advantages.flatten()).reshape(2, 2)
             means = sums[:, 0] / np.maximum(sums[:, 1], 1)
             self.state = replace(self.state, anchors=(float(means[0]), float(means[1])))
         self.state = self.state.after_update(self._objective, loss=loss, progress=(update + 1) / self.num_updates)
@@ -452,7 +367,7 @@ class Distiller:
             )
             signals = self._signals.request_teacher(batch).result()
             hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
-            rows = self._fused("teacher", batch, hidden, signals, plain=True)
+            rows = self._losses.of_side("teacher", batch, hidden, signals, self.state, plain=True)
             total, count = total + float(rows.divergence.sum()), count + batch.rows.num_rows
         self._student.train()
         return float(self._sum(np.array([total / count]))[0] / self._backend.world_size)

@@ -19,6 +19,8 @@ from vcrd_ray.errors import DataError
 
 Side = Literal["teacher", "student"]
 """Whose rollout (and so whose prefixes) a row belongs to."""
+SIDES: tuple[Side, Side] = ("teacher", "student")
+"""In row order."""
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]

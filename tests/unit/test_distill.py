@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.backends import TorchBackend
-from vcrd_ray.config import DistillSection, LoraSection, StudentSection, TeacherSection, ValueHeadJudgeSection
+from vcrd_ray.config import DistillSection, StudentSection, TeacherSection, ValueHeadJudgeSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.engines.hf import HFEngine
@@ -49,9 +49,10 @@ class Run:
             "lora": {"r": 4, "alpha": 16},
         }
         self.teacher = TeacherSection.model_validate(changes.pop("teacher_section", {}))
+        path = changes.pop("student_path", STUDENT)
         self.section = DistillSection.model_validate(options | changes)
         student = Student(
-            StudentSection(path=STUDENT),
+            StudentSection(path=path),
             lora=self.section.lora,
             train_head=self.section.train_head,
             device=CPU,
@@ -172,11 +173,7 @@ def test_uniform_weights_equal_the_unweighted_loss_written_out(
 
 
 def test_teacher_distilled_into_itself_has_no_loss(pairs: list[RolloutPair], teacher: HFEngine, judge: Judge) -> None:
-    student = Student(StudentSection(path=TEACHER), lora=LoraSection(dropout=0.0), train_head=False, device=CPU, seed=0)
-    run = Run(pairs, teacher, judge)
-    run.distiller._backend = TorchBackend(student, run.section.optim, num_updates=1)
-    run.distiller._student = student
-    run.updates(stop=1)
+    run = Run(pairs, teacher, judge, student_path=TEACHER, lora={"dropout": 0.0}).updates(stop=1)
     assert abs(run.reports[0].metrics["loss"]) < 1e-6
 
 

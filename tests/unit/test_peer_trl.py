@@ -12,7 +12,7 @@ pytest.importorskip("trl")
 
 from transformers import TrainerCallback
 
-from jobs.bench_peer import Peer, trl_trainer
+from jobs.peer_trl import Peer, trl_trainer
 from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.config import LoraSection, StudentSection
 from vcrd_ray.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL

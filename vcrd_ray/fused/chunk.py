@@ -19,6 +19,8 @@ _TILE_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
+    """What is the same for all chunks."""
+
     divergence: Divergence | PerSequenceSkew
     teacher: TeacherRows
     vocab_size: int
@@ -26,7 +28,6 @@ class Options:
     top_k: int | None
     dtype: torch.dtype
     """The working precision: float64 for hidden states in float64, else float32."""
-
     entropies: bool
 
     def by_kernel(self, device: torch.device) -> bool:
@@ -35,6 +36,7 @@ class Options:
         return exact and kernels.is_supported(self.divergence) and kernels.is_available(device)
 
     def divergence_of(self, rows: slice) -> Divergence:
+        """The divergence of some rows."""
         return self.divergence.of_rows(rows) if isinstance(self.divergence, PerSequenceSkew) else self.divergence
 
 
