@@ -59,7 +59,8 @@ def assert_close(run: Path, reference: Path) -> None:
 
 
 def test_training_changes_the_student_and_leaves_a_complete_run_directory(reference: Path) -> None:
-    assert len(losses(reference)) == SMALL["num_updates"] and losses(reference)[-1] < losses(reference)[0]
+    assert len(losses(reference)) == SMALL["num_updates"]
+    assert all(bool(tensor.any()) for name, tensor in adapter(reference).items() if "lora_B" in name), "B begins as 0"
     names = {p.name for p in reference.iterdir()}
     assert {"config.yaml", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints", "log.txt", "model"} <= names
     row = read_jsonl(reference / "metrics.jsonl")[0]
