@@ -285,7 +285,7 @@ def test_teacher_signals_equal_dense_ones() -> None:
 
 def test_a_head_smaller_than_the_vocabulary_is_refused() -> None:
     given = inputs()
-    with pytest.raises(ValueError, match="student's head has 5 rows"):
+    with pytest.raises(ValueError, match="student's head covers 5 tokens"):
         fused(DIVERGENCES[0], given | {"student_head": given["student_head"][:5]})
 
 

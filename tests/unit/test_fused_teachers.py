@@ -167,5 +167,5 @@ def test_what_does_not_fit_is_refused() -> None:
         case.fused(DIVERGENCES[0], case.top(3), teacher_probability_top_k=2)
     with pytest.raises(ValueError, match="student_hidden has 11 rows, teacher logits 5"):
         case.fused(DIVERGENCES[0], LogitsTeacher(logits=case.logits[:5]))
-    with pytest.raises(ValueError, match="the teacher's logits has 4 rows, fewer than vocab_size 23"):
+    with pytest.raises(ValueError, match="the teacher's logit matrix covers 4 tokens, fewer than vocab_size 23"):
         case.fused(DIVERGENCES[0], LogitsTeacher(logits=case.logits[:, :4]))

@@ -168,7 +168,7 @@ def _check(
         widths["teacher's head"] = len(teacher.head)
         counts["teacher_hidden"] = len(teacher.hidden)
     elif isinstance(teacher, LogitsTeacher):
-        widths["teacher's logits"] = teacher.logits.shape[1]
+        widths["teacher's logit matrix"] = teacher.logits.shape[1]
         counts["teacher logits"] = len(teacher.logits)
     else:
         counts["teacher top-k"] = len(teacher.ids)
@@ -176,7 +176,7 @@ def _check(
             raise ValueError("p(argmax q) and the collision sum need the teacher's whole distribution, not its top-k")
     for name, rows in widths.items():
         if rows < vocab_size:
-            raise ValueError(f"the {name} has {rows} rows, fewer than vocab_size {vocab_size}")
+            raise ValueError(f"the {name} covers {rows} tokens, fewer than vocab_size {vocab_size}")
     for name, rows in counts.items():
         if rows != n:
             raise ValueError(f"student_hidden has {n} rows, {name} {rows}; both must be about the same rows")
