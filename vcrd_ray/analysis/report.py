@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from vcrd_ray.analysis import figures
 from vcrd_ray.analysis.run_data import RunData, TrainingData, display_name, read_run
+from vcrd_ray.analysis.verdicts import verdicts
 from vcrd_ray.runs import write_text
 from vcrd_ray.types import Decision
 
@@ -66,6 +67,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "judged": judged.name if judged else None,
         "ratios": _figure(figures.ratio_histogram(sampled)) if sampled else None,
         "shares": _shares(judged) if judged else None,
+        "verdicts": verdicts(sampled),
         "positions": _figure(figures.weight_over_position(sampled)) if sampled else None,
         "scores": _figure(figures.score_scatter(sampled)) if sampled else None,
         "tables": _decision_tables(data, judged) if judged else [],

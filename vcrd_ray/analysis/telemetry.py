@@ -20,6 +20,7 @@ _EXTREMES = 2  # most amplified and most attenuated decisions kept of each micro
 _SUMS = (
     "rows",
     "loss",
+    "unweighted",
     "divergence",
     "agree",
     "judged",
@@ -66,6 +67,7 @@ class Telemetry:
             judged = weights.judged[rows]
             sums["rows"] += len(weight)
             sums["loss"] += float((coefficient[rows] * weight * divergence[rows]).sum())
+            sums["unweighted"] += float((coefficient[rows] * divergence[rows]).sum())
             sums["divergence"] += float(divergence[rows].sum())
             sums["weight"] += float(weight.sum())
             sums["weight_judged"] += float(weight[judged].sum())
@@ -108,6 +110,8 @@ class Telemetry:
             figures[f"divergence/{side}_prefix"] = _share(of_side["divergence"], of_side["rows"])
             figures[f"weights/mean_{side}_prefix"] = _share(of_side["weight"], of_side["rows"])
         figures |= {
+            # What the weights leave of the loss that the same rows would have without them.
+            "weights/strength": _share(total["loss"], total["unweighted"]),
             "weights/mean": _share(total["weight"], total["rows"]),
             "weights/mean_judged": _share(total["weight_judged"], total["judged"]),
             "weights/share_above_one_judged": _share(total["above_one"], total["judged"]),

@@ -112,7 +112,7 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
         "update_s": seconds,
         "loss": reports[-1].metrics["loss"],
     }
-    for name in ("weights/mean_judged", "weights/share_above_one_judged", "proposals/agreement"):
+    for name in ("weights/strength", "weights/mean_judged", "weights/share_above_one_judged", "proposals/agreement"):
         figures[name] = sum(m[name] for m in judged) / len(judged) if judged else None
     return figures
 
