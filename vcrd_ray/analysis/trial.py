@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from vcrd_ray.backends import TorchBackend
 from vcrd_ray.config import Config
@@ -31,6 +32,7 @@ FINE_TUNED = "sft"
 def run_trial(config: Config, methods: Sequence[str], *, seed: int, folder: Path) -> None:
     """All methods on one seed, one JSON file each in `folder`; finished ones are not repeated."""
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()  # a bar for each of many small models
     missing = [m for m in (FINE_TUNED, *methods) if not (folder / f"{m}.json").exists()]
     if not missing:
         return
