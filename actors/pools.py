@@ -16,7 +16,7 @@ from actors.roles import EngineActor, JudgeActor
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ScheduleError
 from vcrd_ray.signals import Pending
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, TeacherRequest, TeacherSignals
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
 
 T = TypeVar("T")
 
@@ -147,10 +147,10 @@ class RemoteSignals:
         """See `SignalSource`."""
         return self._score(batch, "teacher", proposals)
 
-    def self_check(self, batch: PairBatch, proposals: IntArray) -> float:
+    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        ref = self._judge.pick().self_check.remote(batch, "teacher", proposals)
+        ref = self._judge.pick().self_check.remote(batch, side, candidates)
         return float(_get(ref, "judge", self._timeout_s))
 
     def _score(self, batch: PairBatch, side: str, candidates: Any) -> Pending[JudgeScores]:

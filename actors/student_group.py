@@ -196,7 +196,8 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
     )
     if rank == 0:
         write_rejects(job.run_dir / "rejects.jsonl", rejects)
-    backend = _backend(config, section, student, num_examples=len(pairs), world_size=world_size)
+    held_out = section.objective.mixing.validation_pairs if section.objective.mixing else 0
+    backend = _backend(config, section, student, num_examples=len(pairs) - held_out, world_size=world_size)
     distiller = Distiller(
         backend=backend,
         teacher_head=load_head(teacher, dtype=config.teacher.dtype).to(device)

@@ -235,15 +235,18 @@ class Distiller:
         if self._judged and "teacher" in fused:
             proposals = _proposals(fused["teacher"])
             scores = self._signals.request_teacher_prefix_scores(batch, proposals)
-            self._self_check(batch, proposals)
+            self._self_check(batch, "teacher", proposals)
+        elif self._judged:
+            assert signals is not None
+            self._self_check(batch, "student", signals.student_prefix_proposals)
         return _Forwarded(asked=asked, fused=fused, teacher_prefix_scores=scores)
 
-    def _self_check(self, batch: PairBatch, proposals: npt.NDArray[np.int32]) -> None:
+    def _self_check(self, batch: PairBatch, side: Side, candidates: npt.NDArray[np.int32]) -> None:
         tolerance = self._bounds.self_check_tolerance
         if self._checked or tolerance is None:
             return
         self._checked = True
-        self.self_check_difference = self._signals.self_check(batch, proposals)
+        self.self_check_difference = self._signals.self_check(batch, side, candidates)
         if not self.self_check_difference <= tolerance:
             raise JudgeError(
                 f"packed and separate judging differ by {self.self_check_difference:.3g} in logit on the first batch, more than"

@@ -43,8 +43,8 @@ class SignalSource(Protocol):
         """Ask for the scores of both proposals on teacher prefixes, given the student's proposals. [N_teacher]"""
         ...
 
-    def self_check(self, batch: PairBatch, proposals: IntArray) -> float:
-        """Largest logit difference between packed and separate judging on some of a teacher-prefix request's leaves."""
+    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
+        """Largest logit difference between packed and separate judging on some leaves of one side's request."""
         ...
 
 
@@ -95,10 +95,10 @@ class LocalSignals:
         """See `SignalSource`."""
         return _Lazy(lambda: self._score(batch, "teacher", proposals))
 
-    def self_check(self, batch: PairBatch, proposals: IntArray) -> float:
+    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        return self._judge.self_check(judge_request(batch, "teacher", proposals), num_leaves=8, seed=self._request.seed)
+        return self._judge.self_check(judge_request(batch, side, candidates), num_leaves=8, seed=self._request.seed)
 
     def _score(self, batch: PairBatch, side: Side, candidates: IntArray) -> JudgeScores:
         assert self._judge is not None

@@ -132,6 +132,15 @@ def test_a_method_with_a_state_of_its_own_resumes_bitwise(
     assert all(second.weights()[n].equal(p) for n, p in whole.weights().items())
 
 
+@pytest.mark.parametrize("name", ["lv_skl", "lv_srkl", "vcrd"])
+def test_packed_judging_is_checked_whichever_side_takes_part(
+    name: str, pairs: list[RolloutPair], teacher: HFEngine
+) -> None:
+    judge = load_judge(Config().judge, policy="tiny:student-base")
+    run = Run(pairs, teacher, judge, objective=objective(name)).updates(stop=1)
+    assert run.distiller.self_check_difference is not None and run.distiller.self_check_difference < 1e-3
+
+
 def test_mixing_trains_on_one_response_a_pair_and_holds_the_last_pairs_out(
     pairs: list[RolloutPair], teacher: HFEngine
 ) -> None:
