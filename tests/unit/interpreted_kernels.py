@@ -90,6 +90,69 @@ def test_extreme_logits_give_numbers_wherever_the_torch_path_does(divergence: Di
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+@pytest.mark.parametrize("gap", [92.0, 100.0])
+def test_a_token_whose_probability_is_subnormal_on_one_side_gives_numbers(divergence: Divergence, gap: float) -> None:
+    student, teacher = draw(2, 40, 0), draw(2, 40, 1)
+    # In float32 exp(-88.7) is the smallest number with a finite inverse, exp(-103) the smallest at all.
+    student[0, 3] += gap
+    teacher[1, 4] += gap
+    equal_to_float64(divergence, student, teacher)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+def test_an_offset_of_all_logits_changes_nothing(divergence: Divergence) -> None:
+    equal_to_float64(divergence, draw(4, 40, 0) + 1e4, draw(4, 40, 1) - 1e4)
+
+
+def test_rows_of_the_lowest_number_are_uniform() -> None:
+    lowest = torch.full((1, 40), torch.finfo(torch.float32).min)
+    equal_to_float64(SkewedKL(alpha=0.1), lowest, draw(1, 40, 1))
+
+
+def equal_to_float64(divergence: Divergence, student: torch.Tensor, teacher: torch.Tensor) -> None:
+    gradient = torch.empty_like(student)
+    found = kernels.divergence_rows(
+        divergence=divergence,
+        student_logits=student,
+        teacher_logits=teacher,
+        vocab_size=student.shape[1],
+        uniform=None,
+        gradient=gradient,
+    )
+    log_q, log_p = student.double().log_softmax(-1), teacher.double().log_softmax(-1)
+    value, expected = divergence.value_and_grad(teacher_logp=log_p, student_logp=log_q)
+    torch.testing.assert_close(found.value.double(), value, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_may_take_the_place_of_bfloat16_logits_with_padding() -> None:
+    student, teacher = draw(3, 24, 0, torch.bfloat16), draw(3, 21, 1, torch.bfloat16)
+    wide = torch.full((3, 50), torch.nan, dtype=torch.bfloat16)
+    student[:, 20:] = 60.0
+    wide[:, :24] = student  # rows of a wider tensor
+    arguments = {"divergence": DIVERGENCES[0], "teacher_logits": teacher, "vocab_size": 20, "uniform": None}
+    beside = torch.empty(3, 20)
+    kernels.divergence_rows(**arguments, student_logits=student, gradient=beside)
+    kernels.divergence_rows(**arguments, student_logits=wide[:, :24], gradient=wide[:, :24])
+    torch.testing.assert_close(wide[:, :20].float(), beside, rtol=1e-2, atol=1e-6)
+    assert not wide[:, 20:24].any() and wide[:, 24:].isnan().all()
+
+
+def test_a_number_above_the_rounded_sum_gives_the_last_token_that_counts() -> None:
+    student = torch.zeros(1, 40)
+    student[0, 35:] = torch.tensor([-30.0, -30.0, -100.0, -200.0, -torch.inf])
+    found = kernels.divergence_rows(
+        divergence=DIVERGENCES[0],
+        student_logits=student,
+        teacher_logits=student,
+        vocab_size=40,
+        uniform=torch.tensor([1 - 2.0**-53], dtype=torch.float64),  # 1 in float32
+        gradient=None,
+    )
+    assert found.student_proposal is not None and found.student_proposal.item() == 34
+
+
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fused_loss_is_the_same_with_and_without_kernel(

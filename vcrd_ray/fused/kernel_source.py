@@ -1,4 +1,4 @@
-"""The Triton kernel behind `vcrd_ray.kernels`, which says when it is used. Importing this needs triton.
+"""The Triton kernel behind `vcrd_ray.fused.kernels`, which says when it is used. Importing this needs triton.
 
 One program a row. It reads both rows of logits three times (log-sum-exps; divergence and mean of the signal; gradient) and
 writes the gradient once. All arithmetic in float32; `q` and `p` are student and teacher, `signal` the bracket of the closed
@@ -14,14 +14,17 @@ SKEWED_KL = tl.constexpr(0)
 SKEWED_REVERSE_KL = tl.constexpr(1)
 JENSEN_SHANNON = tl.constexpr(2)
 
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+"""The smallest float32 that is finite."""
+
 
 @triton.jit
 def _log_ratio(own, other, share):
     """ln(a / m), m = share a + (1 - share) b, of own = ln a, other = ln b; 0 where both are zero."""
     difference = tl.where((own == float("-inf")) & (other == float("-inf")), 0.0, other - own)
-    odds = (1 - share) * tl.exp(difference)
-    # 0 times infinity, where the mixture is a alone.
-    return -tl.log(share + tl.where(odds == odds, odds, 0.0))
+    # An exponential that overflowed would make the ratio -inf where a is a subnormal number, not 0. Beyond e^80 the
+    # ratio is multiplied by an a below e^-80, so where exactly it ends does not show.
+    return -tl.log(share + (1 - share) * tl.exp(tl.minimum(difference, 80.0)))
 
 
 @triton.jit
@@ -90,18 +93,18 @@ def divergence_kernel(
         tile_max = tl.max(z, 0)
         if tile_max > q_max:
             argmax = start + tl.argmax(z, 0)
-        # A tile of nothing but -inf must not make exp(-inf - -inf).
-        new = tl.maximum(tl.maximum(q_max, tile_max), -3.0e38)
+        # Finite, or tiles of nothing but -inf would make exp(-inf - -inf).
+        new = tl.maximum(tl.maximum(q_max, tile_max), LOWEST)
         q_sum = q_sum * tl.exp(q_max - new) + tl.sum(tl.exp(z - new), 0)
         q_max = new
-        new = tl.maximum(tl.maximum(p_max, tl.max(t, 0)), -3.0e38)
+        new = tl.maximum(tl.maximum(p_max, tl.max(t, 0)), LOWEST)
         p_sum = p_sum * tl.exp(p_max - new) + tl.sum(tl.exp(t - new), 0)
         p_max = new
-    log_q_sum = q_max + tl.log(q_sum)
-    log_p_sum = p_max + tl.log(p_sum)
+    # Subtracted one after the other: their sum would be rounded to the last digit of the largest logit.
+    log_q_sum, log_p_sum = tl.log(q_sum), tl.log(p_sum)
     tl.store(argmax_ptr + row, argmax.to(tl.int64))
     of_argmax = tl.load(teacher_ptr + argmax).to(tl.float32)
-    tl.store(probability_ptr + row, tl.exp(of_argmax - log_p_sum))
+    tl.store(probability_ptr + row, tl.exp((of_argmax - p_max) - log_p_sum))
 
     value, mean, student_entropy, teacher_entropy = 0.0, 0.0, 0.0, 0.0
     cumulative, proposal, last = 0.0, -1, 0
@@ -112,7 +115,7 @@ def divergence_kernel(
         inside = start + offsets < vocab_size
         z = tl.load(student_ptr + start + offsets, mask=inside, other=float("-inf")).to(tl.float32)
         t = tl.load(teacher_ptr + start + offsets, mask=inside, other=float("-inf")).to(tl.float32)
-        log_q, log_p = z - log_q_sum, t - log_p_sum
+        log_q, log_p = (z - q_max) - log_q_sum, (t - p_max) - log_p_sum
         q, p = tl.exp(log_q), tl.exp(log_p)
         terms, signal = _signal(log_q, log_p, share, KIND, ZERO_SHARE, DETACH)
         value += tl.sum(tl.where(inside, terms, 0.0), 0)
@@ -121,12 +124,12 @@ def divergence_kernel(
         teacher_entropy -= tl.sum(tl.where(p > 0, p * log_p, 0.0), 0)
         if HAS_UNIFORM:
             # The first token at which the cumulative probability exceeds the number; rounding may leave the sum below
-            # it, and then the last token that has any probability is meant.
+            # it, and then the last token is meant that float32 sees in a sum of 1.
             running = cumulative + tl.cumsum(q, 0)
             first = tl.min(tl.where((running > target) & (q > 0), start + offsets, 2147483647), 0)
             if (proposal < 0) & (first < 2147483647):
                 proposal = first
-            last = tl.maximum(last, tl.max(tl.where(q > 0, start + offsets, 0), 0))
+            last = tl.maximum(last, tl.max(tl.where(q > 6.0e-8, start + offsets, 0), 0))
             cumulative += tl.sum(q, 0)
     tl.store(value_ptr + row, value)
     tl.store(student_entropy_ptr + row, student_entropy)
@@ -140,7 +143,7 @@ def divergence_kernel(
             inside = start + offsets < vocab_size
             z = tl.load(student_ptr + start + offsets, mask=inside, other=float("-inf")).to(tl.float32)
             t = tl.load(teacher_ptr + start + offsets, mask=inside, other=float("-inf")).to(tl.float32)
-            log_q, log_p = z - log_q_sum, t - log_p_sum
+            log_q, log_p = (z - q_max) - log_q_sum, (t - p_max) - log_p_sum
             q = tl.exp(log_q)
             if (KIND == SKEWED_KL) & ZERO_SHARE:
                 gradient = q - tl.exp(log_p)

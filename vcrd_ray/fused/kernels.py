@@ -116,6 +116,7 @@ def divergence_rows(
             HAS_GRADIENT=gradient is not None,
             HAS_UNIFORM=uniform is not None,
             BLOCK=min(_BLOCK, 1 << (vocab_size - 1).bit_length()) if vocab_size > 1 else 2,
+            num_warps=8,  # with four, a tile of this size spills registers
         )
     return KernelRows(
         value=real[0],
