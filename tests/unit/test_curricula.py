@@ -46,6 +46,11 @@ def test_adaptive_alpha_equals_the_golden_one(difference: float, alpha: float) -
     assert found.item() == pytest.approx(alpha, abs=1e-12)
 
 
+def test_adaptive_alpha_never_rises_above_a_base_below_its_floor() -> None:
+    for difference in (0.25, 0.5):
+        assert adaptive_alpha(torch.tensor([difference]), anchor=0.3, base=0.004).item() == pytest.approx(0.004)
+
+
 def test_the_mixing_threshold_rises_only_when_the_validation_loss_has_risen() -> None:
     state = MixingState(threshold=0.0)
     path = []

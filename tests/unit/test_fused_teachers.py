@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcrd_ray.divergences import Divergence, SkewedKL, SkewedReverseKL
+from vcrd_ray.divergences import (
+    AlphaBeta,
+    Divergence,
+    GeneralizedJSD,
+    InterpolatedTarget,
+    SkewedKL,
+    SkewedReverseKL,
+)
 from vcrd_ray.fused import (
     HiddenTeacher,
     LogitsTeacher,
@@ -17,9 +24,11 @@ from vcrd_ray.fused import (
     fused_divergence,
     fused_token_logp,
 )
+from vcrd_ray.sampling import sample_rows
 
 N, VOCAB = 11, 23
 DIVERGENCES: list[Divergence] = [SkewedKL(alpha=0.1), SkewedReverseKL(alpha=0.1, detach_mixture=False)]
+OTHERS: list[Divergence] = [GeneralizedJSD(beta=0.5), AlphaBeta(alpha=0.2, beta=0.7), InterpolatedTarget(t=0.4)]
 
 
 class Case:
@@ -71,7 +80,7 @@ def test_logits_and_a_top_k_of_everything_are_exact(divergence: Divergence, trai
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, *OTHERS], ids=repr)
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("k", [1, 5])
 def test_a_top_k_equals_the_lumped_distributions_written_out(divergence: Divergence, trained: bool, k: int) -> None:
@@ -127,14 +136,18 @@ def test_one_certain_token_gives_the_cross_entropy(trained: bool) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
-def test_a_skew_for_each_sequence_equals_sequences_one_by_one() -> None:
-    case = Case()
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("base", [SkewedKL(alpha=0.1), SkewedReverseKL(alpha=0.1, detach_mixture=True)], ids=repr)
+def test_a_skew_for_each_sequence_equals_sequences_one_by_one(base: SkewedKL | SkewedReverseKL, trained: bool) -> None:
+    case = Case(trained=trained)
     alpha = torch.tensor([0.05] * 3 + [0.1] * 7 + [0.02], dtype=torch.float64)
-    for base in (SkewedKL(alpha=0.1), SkewedReverseKL(alpha=0.1, detach_mixture=True)):
-        together = case.fused(PerSequenceSkew(base=base, alpha=alpha), case.teacher)
-        for value in (0.05, 0.1, 0.02):
-            alone = case.fused(type(base)(**{**_fields(base), "alpha": value}), case.teacher)
-            torch.testing.assert_close(together[alpha == value], alone[alpha == value])
+    together = case.fused(PerSequenceSkew(base=base, alpha=alpha), case.teacher)
+    alone = torch.zeros(N, dtype=torch.float64)
+    for value in (0.05, 0.1, 0.02):
+        rows = case.fused(type(base)(**{**_fields(base), "alpha": value}), case.teacher)
+        alone = torch.where(alpha == value, rows, alone)
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(case.gradients(together), case.gradients(alone))
 
 
 def _fields(divergence: SkewedKL | SkewedReverseKL) -> dict[str, object]:
@@ -167,5 +180,91 @@ def test_what_does_not_fit_is_refused() -> None:
         case.fused(DIVERGENCES[0], case.top(3), teacher_probability_top_k=2)
     with pytest.raises(ValueError, match="student_hidden has 11 rows, teacher logits 5"):
         case.fused(DIVERGENCES[0], LogitsTeacher(logits=case.logits[:5]))
+    few = case.top(3)
+    with pytest.raises(ValueError, match="student_hidden has 11 rows, teacher top-k 9"):
+        case.fused(DIVERGENCES[0], TopKTeacher(ids=few.ids[:9], logp=few.logp[:9]))
     with pytest.raises(ValueError, match="the teacher's logit matrix covers 4 tokens, fewer than vocab_size 23"):
         case.fused(DIVERGENCES[0], LogitsTeacher(logits=case.logits[:, :4]))
+
+
+def test_with_a_top_k_the_student_still_speaks_of_every_token_and_the_teacher_of_its_lumps() -> None:
+    case, uniform = Case(), torch.linspace(0.01, 0.99, N, dtype=torch.float64)
+    found = fused_divergence(
+        divergence=DIVERGENCES[0],
+        student_hidden=case.hidden,
+        student_head=case.head,
+        teacher=case.top(2),
+        vocab_size=VOCAB,
+        chunk_rows=4,
+        uniform=uniform,
+        entropies=True,
+    )
+    logp = case.student_logp.detach()
+    assert found.student_argmax.equal(logp.argmax(-1))
+    assert found.student_proposal is not None and found.student_proposal.equal(sample_rows(logp, uniform))
+    assert found.student_entropy is not None and found.teacher_entropy is not None
+    torch.testing.assert_close(found.student_entropy, torch.distributions.Categorical(logits=logp).entropy())
+    top = case.logp.exp().topk(2).values
+    lumps = torch.cat([top, 1 - top.sum(-1, keepdim=True)], 1)
+    torch.testing.assert_close(found.teacher_entropy, torch.distributions.Categorical(probs=lumps).entropy())
+
+
+def test_a_top_k_may_come_in_any_order_and_in_the_types_that_travel() -> None:
+    case = Case()
+    top, order = case.top(5), torch.tensor([3, 0, 4, 1, 2])
+    sent = TopKTeacher(ids=top.ids[:, order].int(), logp=top.logp[:, order].float())
+    rows, exact = case.fused(DIVERGENCES[0], sent), case.fused(DIVERGENCES[0], top)
+    torch.testing.assert_close(rows, exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(case.gradients(rows), case.gradients(exact), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, *OTHERS], ids=repr)
+def test_probabilities_that_add_up_to_more_than_one_by_rounding_leave_no_tail(divergence: Divergence) -> None:
+    """Two halves that are a little too large; all that the student gives elsewhere is its own tail."""
+    case = Case()
+    ids = torch.tensor([[0, 1]]).expand(N, 2)
+    rounded, halves = (torch.full((N, 2), p, dtype=torch.float64).log() for p in (0.5 + 1e-9, 0.5))
+    rows, exact = (case.fused(divergence, TopKTeacher(ids=ids, logp=logp)) for logp in (rounded, halves))
+    torch.testing.assert_close(rows, exact, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(case.gradients(rows), case.gradients(exact), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", ["hidden", "logits", "top_k"])
+def test_no_rows_give_no_values_and_no_gradient(kind: str, trained: bool) -> None:
+    case = Case(trained=trained)
+    top = case.top(3)
+    teacher: TeacherRows = {
+        "hidden": HiddenTeacher(hidden=case.teacher.hidden[:0], head=case.teacher.head),
+        "logits": LogitsTeacher(logits=case.logits[:0]),
+        "top_k": TopKTeacher(ids=top.ids[:0], logp=top.logp[:0]),
+    }[kind]
+    none = case.hidden.detach()[:0].requires_grad_()
+    options = {"student_head": case.head, "teacher": teacher, "vocab_size": VOCAB, "chunk_rows": 4}
+    found = fused_divergence(
+        divergence=DIVERGENCES[0], student_hidden=none, entropies=True, uniform=none[:, 0], **options
+    )  # type: ignore[arg-type]
+    assert found.divergence.shape == found.student_argmax.shape == (0,)
+    assert found.teacher_entropy is not None and found.teacher_entropy.shape == (0,)
+    found.divergence.sum().backward()
+    assert none.grad is not None and none.grad.shape == none.shape
+    assert case.head.grad is None or not case.head.grad.any()
+    tokens = torch.zeros(0, dtype=torch.int64)
+    assert len(fused_token_logp(hidden=none, head=case.head, tokens=tokens, vocab_size=VOCAB, chunk_rows=4)) == 0
+
+
+@pytest.mark.parametrize("kind", ["logits", "top_k"])
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, *OTHERS], ids=repr)
+def test_a_frozen_bfloat16_head_is_computed_in_float32(kind: str, divergence: Divergence) -> None:
+    case = Case()
+    case.hidden = case.hidden.detach().bfloat16().requires_grad_()
+    case.head = case.head.detach().bfloat16()
+    teacher = LogitsTeacher(logits=case.logits.bfloat16()) if kind == "logits" else case.top(4)
+    rows = case.fused(divergence, teacher)
+    (gradient,) = case.gradients(rows)
+    assert rows.dtype == torch.float32 and gradient.dtype == torch.bfloat16
+    case.hidden, case.head = case.hidden.detach().double().requires_grad_(), case.head.double()
+    exact = case.fused(divergence, teacher)
+    torch.testing.assert_close(rows.double(), exact, rtol=1e-4, atol=1e-5)
+    # Rounded to bfloat16 before and after the factor.
+    torch.testing.assert_close(gradient.double(), case.gradients(exact)[0], rtol=2.0**-7, atol=1e-4)

@@ -6,7 +6,7 @@ from hypothesis import given as examples
 from hypothesis import strategies as st
 
 from vcrd_ray.types import Validity
-from vcrd_ray.weighting import ratio_weights, teacher_prob_weights, uniform_weights
+from vcrd_ray.weighting import inverse_ratio_weights, ratio_weights, teacher_prob_weights, uniform_weights
 
 EOS = 0
 
@@ -77,6 +77,8 @@ def test_the_students_score_stands_above_the_teachers(teacher: float, student: f
     one = weights(validity([teacher], [student]), w_max=np.inf, eps=0.0)[0]
     swapped = weights(validity([student], [teacher]), w_max=np.inf, eps=0.0)[0]
     assert one * swapped == pytest.approx(1, rel=1e-6)
+    v = validity([teacher], [student])
+    assert inverse_ratio_weights(v, special_ids={EOS}, eps=0.0, w_max=np.inf).weight[0] == swapped
     # Far up both scores are 1 to the last digit.
     assert (one >= 1) if student >= teacher else (one <= 1)
 

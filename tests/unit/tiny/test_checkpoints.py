@@ -43,7 +43,7 @@ def test_the_reward_model_tells_valid_from_invalid_proposals(
 ) -> None:
     judge = RewardModel.load(CHECKPOINTS / "prm")
     proposer = load(CHECKPOINTS / "teacher-weak")
-    verdicts = judge_proposals(judge, proposer, tokenizer, problems[:40], seed=0)
+    verdicts = judge_proposals(judge, proposer, tokenizer, problems[:20], seed=0)
     assert verdicts.auc(at_step_end=False) >= 0.95
     assert verdicts.auc(at_step_end=True) >= 0.97
 
