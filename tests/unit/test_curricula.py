@@ -74,6 +74,6 @@ def test_states_survive_json() -> None:
 
 
 def test_an_owner_s_advantage_is_taken_of_whole_sequences() -> None:
-    owner, other = np.log(np.array([0.5, 0.125, 0.9])), np.log(np.array([0.25, 0.25, 0.4]))
+    owner, other = np.log(np.array([0.5, 0.125, 0.9])), np.log(np.array([0.25, 0.04, 0.4]))
     found = sequence_advantage(owner.astype(np.float32), other.astype(np.float32), np.array([2, 0, 1]))
-    assert found.tolist() == pytest.approx([0.25 - 0.25, 0.9 - 0.4], abs=1e-6)
+    assert found.tolist() == pytest.approx([0.25 - 0.1, 0.9 - 0.4], abs=1e-6)

@@ -209,6 +209,20 @@ def test_with_a_top_k_the_student_still_speaks_of_every_token_and_the_teacher_of
     torch.testing.assert_close(found.teacher_entropy, torch.distributions.Categorical(probs=lumps).entropy())
 
 
+def test_a_certain_token_has_no_entropy() -> None:
+    case = Case()
+    found = fused_divergence(
+        divergence=DIVERGENCES[0],
+        student_hidden=case.hidden,
+        student_head=case.head,
+        teacher=TopKTeacher(ids=torch.zeros(N, 1, dtype=torch.int64), logp=torch.zeros(N, 1)),
+        vocab_size=VOCAB,
+        chunk_rows=4,
+        entropies=True,
+    )
+    assert found.teacher_entropy is not None and found.teacher_entropy.tolist() == [0] * N
+
+
 def test_a_top_k_may_come_in_any_order_and_in_the_types_that_travel() -> None:
     case = Case()
     top, order = case.top(5), torch.tensor([3, 0, 4, 1, 2])

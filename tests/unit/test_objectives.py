@@ -144,11 +144,11 @@ def test_only_taid_learns_from_the_loss_and_on_either_side() -> None:
     for section in (config.ObjectiveSection(on_teacher=schedule), config.ObjectiveSection(on_student=schedule)):
         first = ObjectiveState.initial(section)
         assert first.taid is not None and first.taid.t == 0.2
-        second = first.after_update(section, loss=2.0, progress=0.1).after_update(section, loss=1.0, progress=0.2)
+        second = first.after_update(section, loss=2.0, progress=0.01).after_update(section, loss=1.0, progress=0.02)
         assert second.taid is not None
-        # sigmoid(0) = 1/2 on the way to 0.27 (beyond 0.2 + 0.7 / 10 only by rounding), then m = 1/2 * 1/2.
-        t = max(0.27, 0.2 + 0.1 * 0.5 * 0.8)
-        assert second.taid.t == pytest.approx(max(0.34, t + 0.1 / (1 + math.exp(-0.25)) * (1 - t)), abs=1e-12)
+        # Both steps beyond the linear schedule: by sigmoid(0) = 1/2, then by sigmoid(m), m = 1/2 * (2 - 1) / 2.
+        t = 0.2 + 0.1 * 0.5 * 0.8
+        assert second.taid.t == pytest.approx(t + 0.1 / (1 + math.exp(-0.25)) * (1 - t), abs=1e-12)
         assert second.taid.change == pytest.approx(0.25) and second.taid.previous_loss == 1.0
 
 

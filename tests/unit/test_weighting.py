@@ -114,6 +114,11 @@ def test_prm_free_weights_equal_the_golden_ones(p: list[float], index: int, k: i
     assert given.weight[0] == pytest.approx(expected, rel=1e-6)
 
 
+def test_eps_adds_to_what_the_teacher_expects_of_itself() -> None:
+    given = teacher_prob_weights(np.array([0.8]), np.array([0.75]), gamma=0.5, clamp=2.0, eps=0.5)
+    assert given.weight[0] == pytest.approx(0.8, rel=1e-6) and not given.clipped.any()  # sqrt(0.8 / 1.25)
+
+
 def test_zero_teacher_probability_gets_the_lower_bound() -> None:
     given = teacher_prob_weights(np.zeros(1, np.float32), np.ones(1, np.float32), gamma=0.5, clamp=2.0, eps=1e-8)
     assert given.weight[0] == 0.5 and given.clipped.all()
