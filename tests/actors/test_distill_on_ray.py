@@ -67,10 +67,6 @@ def test_training_changes_the_student_and_leaves_a_complete_run_directory(refere
     assert row["wait/judge_s"] >= 0 and row["time/judge_s"] > 0 and row["judge/judged_rows"] > 0
 
 
-def test_serial_run_is_bitwise_equal_to_the_overlapped_one(rollouts: Path, reference: Path, tmp_path: Path) -> None:
-    assert_bitwise(distill.run(make_config(tmp_path, rollouts, distill={"overlap": False})), reference)
-
-
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
     from vcrd_ray.backends import TorchBackend
     from vcrd_ray.config import DistillSection, StudentSection, TeacherSection, ValueHeadJudgeSection

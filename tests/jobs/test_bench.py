@@ -42,6 +42,6 @@ def test_judge_is_exact() -> None:
     assert figures["max_abs_logit_difference"] < 1e-4
 
 
-def test_overlapped_and_serial_end_equal() -> None:
+def test_overlapped_and_serial_runs_on_ray_end_bitwise_equal() -> None:
     figures = bench("overlap", "--updates", "5", "--repeats", "1", "--batch-size", "4", "--micro-batch-size", "2")
     assert figures["bitwise_equal"] is True and figures["overlapped_s"] > 0
