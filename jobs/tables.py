@@ -63,9 +63,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one_way": {"world": {"num_ways": 1}},
     "small_adapter": {"distill": {"lora": {"r": 2, "alpha": 16, "dropout": 0.0}}},
     "full_fine_tuning": {"distill": {"lora": None, "optim": {"lr": 1.0e-3}}},
+    "long": {"distill": {"num_updates": 300}},
 }
 """Knobs of the tiny world: who teaches and how hot, who judges, how many ways a step may be said, what the student can
-change. The uniform weights are the judge that says nothing."""
+change, how long it learns. The uniform weights are the judge that says nothing."""
 
 
 def with_setting(config: Config, name: str) -> Config:

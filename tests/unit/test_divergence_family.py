@@ -109,10 +109,39 @@ def test_identities_between_divergences() -> None:
         right = AlphaBeta(alpha=b, beta=a).value(teacher_logp=student, student_logp=teacher)
         torch.testing.assert_close(left, right)
     # Every branch is the limit of the formula beside it.
-    for (a, b), near in (((0.8, 0.0), (0.8, 1e-6)), ((0.0, 0.6), (1e-6, 0.6)), ((0.5, -0.5), (0.5, -0.5 + 1e-6))):
-        exact = AlphaBeta(alpha=a, beta=b).value(teacher_logp=teacher, student_logp=student)
-        close = AlphaBeta(alpha=near[0], beta=near[1]).value(teacher_logp=teacher, student_logp=student)
-        torch.testing.assert_close(exact, close, rtol=1e-4, atol=1e-6)
+    for (a, b), step, rtol in (
+        ((0.8, 0.0), (0.0, 1e-6), 1e-4),
+        ((0.0, 0.6), (1e-6, 0.0), 1e-4),
+        ((0.5, -0.5), (0.0, 0.01), 0.01),
+    ):
+        exact, above, below = (
+            AlphaBeta(alpha=a + k * step[0], beta=b + k * step[1]).value(teacher_logp=teacher, student_logp=student)
+            for k in (0, 1, -1)
+        )
+        torch.testing.assert_close((above + below) / 2, exact, rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1e-9), (1e-9, 1.0), (0.01, 0.9), (-1e-6, 0.5)])
+def test_small_exponents_are_exact_in_single_precision(a: float, b: float) -> None:
+    teacher, student = (draw(seed, 3, 20_000, 3.0).log_softmax(-1) for seed in (0, 1))
+    divergence = AlphaBeta(alpha=a, beta=b)
+    wanted = divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
+    found = divergence.value_and_grad(teacher_logp=teacher.float(), student_logp=student.float())
+    for high, low in zip(wanted, found, strict=True):
+        torch.testing.assert_close(low.double(), high, rtol=1e-4, atol=1e-6)
+    nothing = divergence.value(teacher_logp=teacher.float(), student_logp=teacher.float())
+    assert nothing.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("divergence", FAMILY, ids=repr)
+def test_no_value_and_no_gradient_is_ever_nan(divergence: Divergence) -> None:
+    """Tokens without probability on one side: the value may be infinite, the gradient leaves such tokens out."""
+    teacher = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0]]).log()
+    student = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.8, 0.1, 0.1, 0.0]]).log()
+    value, gradient = divergence.value_and_grad(teacher_logp=teacher, student_logp=student)
+    dense = divergence.value(teacher_logp=teacher, student_logp=student)
+    assert not value.isnan().any() and not dense.isnan().any()
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("divergence", FAMILY, ids=repr)
@@ -186,6 +215,10 @@ def test_a_skew_for_each_row_equals_rows_one_by_one(base: SkewedKL | SkewedRever
 
 def test_what_no_divergence_is_is_refused() -> None:
     with pytest.raises(ValueError, match=r"beta .* is outside"):
-        GeneralizedJSD(beta=1.5)
+        GeneralizedJSD(beta=1.0)
+    with pytest.raises(ValueError, match=r"head_mass .* is outside"):
+        AdaptiveKL(head_mass=1.0)
+    with pytest.raises(ValueError, match=r"add up to"):
+        AlphaBeta(alpha=0.5, beta=-0.4999)
     with pytest.raises(ValueError, match=r"alpha .* is above 1"):
         AlphaMixture(alpha=1.5, share=0.5, order="pr", kind="kl")

@@ -77,6 +77,9 @@ def test_a_rule_without_its_signals_is_refused() -> None:
         with_method(config, "vcrd_prob")
     with pytest.raises(ValidationError, match="adaptive skew needs the teacher's hidden states"):
         with_method(config, "distillm2_curriculum")
+    for name in ("reverse_kl", "akl", "abkd", "amid"):
+        with pytest.raises(ValidationError, match="divides by the teacher's tail"):
+            with_method(config, name)
     assert with_method(config, "vcrd").teacher.top_k == 512
 
 

@@ -169,6 +169,14 @@ class Config(Section):
                 " set teacher.transport to hidden"
             )
         terms = (self.distill.objective.on_teacher, self.distill.objective.on_student)
+        if self.teacher.transport == "top_k":
+            for term in terms:
+                # Where rounding leaves the teacher's tail no mass, a divergence that divides by it is infinite.
+                if term.type in ("reverse_kl", "adaptive_kl", "alpha_beta", "amid") or _unskewed(term):
+                    raise ValueError(
+                        f"{term.type} divides by the teacher's tail, which teacher.transport top_k may round to nothing:"
+                        " set teacher.transport to hidden"
+                    )
         if self.teacher.transport != "hidden" and any(getattr(term, "adaptive", False) for term in terms):
             raise ValueError("an adaptive skew needs the teacher's hidden states: set teacher.transport to hidden")
         if isinstance(self.judge, OracleJudgeSection) and not isinstance(self.rollouts.prompts, TinyPrompts):
@@ -176,3 +184,13 @@ class Config(Section):
                 "judge.type oracle knows only the tiny world: set rollouts.prompts.type to tiny, or use value_head"
             )
         return self
+
+
+def _unskewed(term: DivergenceSection) -> bool:
+    """Whether a divergence is the plain reverse KL under another name."""
+    match term:
+        case SkewedReverseKL():
+            return term.alpha == 0
+        case Jsd():
+            return term.beta == 1
+    return False

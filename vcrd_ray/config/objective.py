@@ -121,6 +121,14 @@ class SkewedReverseKL(Section):
     adaptive: bool = Field(default=False, description="Skew of each sequence by DistiLLM-2's curriculum, at most alpha")
 
 
+def _check_exponents(alpha: float, beta: float) -> None:
+    # The formula divides by the sum: a tiny one leaves mostly rounding errors.
+    if 0 < abs(alpha + beta) < 0.01:
+        raise ValueError(
+            f"exponents {alpha} and {beta} add up to {alpha + beta:g}: make it exactly 0, or at least 0.01"
+        )
+
+
 class AlphaBeta(Section):
     """The alpha-beta divergence (ABKD)."""
 
@@ -128,12 +136,17 @@ class AlphaBeta(Section):
     alpha: float = Field(default=0.2, description="Exponent of the teacher")
     beta: float = Field(default=0.7, description="Exponent of the student")
 
+    @model_validator(mode="after")
+    def _exact(self) -> Self:
+        _check_exponents(self.alpha, self.beta)
+        return self
+
 
 class AdaptiveKL(Section):
     """Forward and reverse KL, mixed by where the distributions differ (AKL)."""
 
     type: Literal["adaptive_kl"] = "adaptive_kl"
-    head_mass: float = Field(default=0.5, gt=0, le=1, description="Teacher probability that makes the head")
+    head_mass: float = Field(default=0.5, gt=0, lt=1, description="Teacher probability that makes the head")
 
 
 class Taid(Section):
@@ -155,6 +168,11 @@ class Amid(Section):
     order: Literal["pr", "qr", "rp", "rq"] = Field(default="pr", description="Arguments of the divergence")
     kind: Literal["kl", "alpha_beta"] = Field(default="alpha_beta", description="Divergence between the two")
     exponents: tuple[float, float] = Field(default=(0.2, 0.7), description="Of the alpha-beta divergence")
+
+    @model_validator(mode="after")
+    def _exact(self) -> Self:
+        _check_exponents(*self.exponents)
+        return self
 
 
 class CrossEntropy(Section):

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vcrd_ray.divergences.alpha_beta import alpha_beta, alpha_beta_sensitivity
+from vcrd_ray.divergences.alpha_beta import alpha_beta, alpha_beta_sensitivity, check_exponents
 from vcrd_ray.divergences.protocol import logit_gradient
 from vcrd_ray.divergences.skewed import check_share, expected_log_ratio
 
@@ -66,6 +66,7 @@ class AlphaMixture:
         check_share(share=self.share)
         if self.alpha > 1:
             raise ValueError(f"alpha {self.alpha} is above 1, where a token of either zero makes the mixture zero")
+        check_exponents(*self.exponents)
 
     def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
         """See `Divergence`."""
@@ -85,7 +86,8 @@ class AlphaMixture:
             probability = x.exp()
             log_ratio = (x - y).masked_fill(probability == 0, 0.0)
             value = (probability * log_ratio).sum(-1)
-            by_argument = (probability * (log_ratio + 1), -probability)
+            # Where y = 0 < x the value is infinite and has no gradient: that token is left out of it.
+            by_argument = (probability * (log_ratio.nan_to_num(posinf=0.0) + 1), -probability)
         else:
             a, b = self.exponents
             value = alpha_beta(x, y, alpha=a, beta=b).sum(-1)

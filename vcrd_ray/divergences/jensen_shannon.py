@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vcrd_ray.divergences.skewed import check_share, expected_log_ratio, log_mixture, log_ratio_to_mixture
+from vcrd_ray.divergences.skewed import expected_log_ratio, log_mixture, log_ratio_to_mixture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,11 @@ class GeneralizedJSD:
     beta: float
 
     def __post_init__(self) -> None:
-        check_share(beta=self.beta)
+        if not 0 < self.beta < 1:
+            raise ValueError(
+                f"beta {self.beta} of the generalised Jensen-Shannon divergence is outside (0, 1): what is meant by 0 is"
+                " SkewedKL(alpha=0), by 1 SkewedReverseKL(alpha=0)"
+            )
 
     def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
         """See `Divergence`."""

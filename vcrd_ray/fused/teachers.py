@@ -30,7 +30,8 @@ class LogitsTeacher:
 class TopKTeacher:
     """Some tokens of each position with their log-probabilities; all others count as one token, the tail.
 
-    A divergence of the lumped distributions is never larger than that of the full ones: a biased signal. With one token of
+    A KL-type divergence of the lumped distributions is never larger than that of the full ones: a biased signal. Divergences
+    that divide by the teacher's probability may be infinite where rounding leaves the tail none. With one token of
     log-probability 0 it is exact and is a one-hot target, for which the forward KL is the cross-entropy.
     """
 
