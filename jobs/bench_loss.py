@@ -18,7 +18,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from jobs.memory import forget_peak, resident_gib
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 WEIGHTED = ("skl", "srkl")
 COMMON = "jsd"
 _OF_VARIANT = {"dense": WEIGHTED, "fused": (*WEIGHTED, COMMON), "liger": (COMMON,)}
-_CLEAR_PEAK = "5"  # what /proc/PID/clear_refs takes to forget the peak resident size
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def _child(options: argparse.Namespace) -> None:
                     student_hidden=longest.student_hidden[:rows].detach().clone().requires_grad_(),
                     teacher_hidden=longest.teacher_hidden[:rows],
                 )
-                Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+                forget_peak()
                 started = time.perf_counter()
                 loss = loss_of(name, inputs, chunk_rows)
                 loss.backward()
@@ -244,14 +245,6 @@ def _liger(name: str, inputs: _Inputs, chunk_rows: int) -> torch.Tensor:
         inputs.student_hidden, inputs.student_head, inputs.teacher_hidden, inputs.teacher_head, labels
     )
     return mean
-
-
-def resident_gib(field: str, process: int | Literal["self"] = "self") -> float:
-    """A process's memory as /proc/PID/status names it: VmRSS is resident now, VmHWM at its peak."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024**2
-    raise RuntimeError(f"no {field} in /proc/{process}/status; this benchmark needs Linux")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from jobs.bench_loss import resident_gib
+from jobs.memory import resident_gib
 from jobs.peer_trl import Peer, trl_trainer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vcrd_ray.config import Config, JsonlPrompts, OracleJudgeSection, Prompts
+from vcrd_ray.config import Config, JsonlPrompts, ModelJudge, Prompts
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs import read_jsonl
 
@@ -47,8 +47,8 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
     from vcrd_ray.judges.loading import check_judge_tokenizer
     from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
 
-    judge = judge and config.distill.objective.needs_judge and not isinstance(config.judge, OracleJudgeSection)
-    judge_path = "" if isinstance(config.judge, OracleJudgeSection) else config.judge.path
+    judge_path = config.judge.path if isinstance(config.judge, ModelJudge) else ""
+    judge = judge and config.distill.objective.needs_judge and bool(judge_path)
     paths = [config.student.path, *[config.teacher.path] * teacher, *[judge_path] * judge]
     remote = [] if fetch else [path for path in dict.fromkeys(paths) if is_on_hub(path)]
     if remote:

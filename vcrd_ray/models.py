@@ -127,6 +127,14 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder)
 
 
+def token_ids_with(tokenizer: PreTrainedTokenizerBase, text: str) -> frozenset[int]:
+    """Ids of the tokens that hold `text`, such as the newline that ends a step."""
+    ids = range(len(tokenizer))
+    return frozenset(
+        i for i, token in zip(ids, tokenizer.batch_decode([[i] for i in ids]), strict=True) if text in token
+    )
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Any id will do for masked positions; the tokenizer's own where it has one."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)

@@ -1,16 +1,16 @@
-"""A trunk and its one-token branches, packed in one row. Knows nothing of models or judges.
+"""A trunk and its short branches, packed in one row. Knows nothing of models or judges.
 
-A causal pass over a trajectory gives the judge's score of each of its tokens at once. The other
-model's proposal at response position t is one extra token, a *leaf*, at the end of the same row: it
-sees the trunk before t and itself and stands at the position of y_t, so the model computes for it
-what a separate forward over (prefix, proposal) would. Nothing sees a leaf, so the trunk is what it
-would be alone. One pass over n + K tokens replaces K passes.
+A causal pass over a trajectory gives the judge's score of each of its tokens at once. What the other model proposes at
+response position t is a *branch* at the end of the same row: it sees the trunk before t and itself and stands at the
+position of y_t, so the model computes for it what a separate forward over (prefix, proposal) would. Nothing sees a branch
+but itself, so the trunk is what it would be alone. One pass over n + K tokens replaces K passes.
 
     row         p0 p1 y0 y1 y2 | a1 a2 | padding       a1 proposed instead of y1, a2 instead of y2
-    position     0  1  2  3  4 |  3  4 |  0  0
+    position     0  1  2  3  4 |  3  4 |  0
 
-Trunk tokens stand at the index that is their position, so one rule gives the whole mask: a token at
-position i sees the keys of index below i, and itself.
+A branch may have several tokens (a proposal and a separator behind it), and a row several trees that do not see each
+other. Two stretches of keys say what a token sees: the first tokens of its own tree's trunk, and its own branch up to
+itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from vcrd_ray.types import IntArray
 
@@ -29,31 +30,72 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tree:
+    """One trajectory as a judge reads it. Token indices count the trunk first, then all branches."""
+
+    trunk: IntArray
+    """Prompt and response, with what the judge's format puts between them. [n]"""
+    branch_ids: IntArray
+    """Tokens of all branches, one branch after the other. [b]"""
+    branch: IntArray
+    """Which branch each of them belongs to, ascending. [b]"""
+    num_seen: IntArray
+    """How many trunk tokens their branch sees. [b]"""
+    own: IntArray
+    """Index of the token at which the score of y_t is read. [T]"""
+    other: IntArray
+    """Index of the token at which the candidate's is read; `own` where it has no branch. [T]"""
+
+    def __len__(self) -> int:
+        return len(self.trunk) + len(self.branch_ids)
+
+    def path(self, index: int) -> IntArray:
+        """The ids that lead to one token, itself included: what a forward of its own is made over."""
+        n = len(self.trunk)
+        if index < n:
+            return self.trunk[: index + 1]
+        at = index - n
+        first = int(np.searchsorted(self.branch, self.branch[at]))
+        return np.concatenate([self.trunk[: self.num_seen[at]], self.branch_ids[first : at + 1]])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedTrees:
-    """S trajectories with their leaves, padded on the right to L tokens.
+    """Trees in S rows, padded on the right to L tokens. N response positions in all, in the order of the trees."""
 
-    N is the number of response positions of all trajectories; K of them have a leaf. *Row order* is
-    all positions of the first trajectory, then all of the second, and so on. Flat indices point
-    into the S * L tokens.
-    """
+    ids: Int[Tensor, "S L"]
+    position_ids: Int[Tensor, "S L"]
+    trunk_start: Int[Tensor, "S L"]
+    """Column where the trunk of the token's tree begins."""
+    trunk_stop: Int[Tensor, "S L"]
+    """Columns [trunk_start, trunk_stop) are seen; empty for padding."""
+    branch_start: Int[Tensor, "S L"]
+    """Columns [branch_start, own column] are seen: the own branch up to itself, or the token alone."""
+    own_index: Int[Tensor, " N"]
+    """Flat index into the S L tokens where each position's own token is read."""
+    other_index: Int[Tensor, " N"]
+    """The same for its candidate."""
 
-    ids: Int[torch.Tensor, "S L"]
-    position_ids: Int[torch.Tensor, "S L"]
-    mask: Float[torch.Tensor, "S 1 L L"]
-    """Additive: 0 where a query sees a key, the lowest number of the dtype elsewhere. Never
-    boolean: eager attention adds booleans as 0 and 1 and is silently wrong."""
-    trunk_index: Int[torch.Tensor, " N"]
-    """Flat index of each response token, row order."""
-    leaf_index: Int[torch.Tensor, " K"]
-    """Flat index of each leaf, row order."""
-    leaf_row: Int[torch.Tensor, " K"]
-    """Which of the N rows each leaf is the alternative of."""
-    num_tokens: int
-    """Prompt, response and leaf tokens; padding not counted."""
+    def sees(self, *, first: int = 0) -> Bool[Tensor, "S q L"]:
+        """Which keys (last) each query from column `first` on (before last) sees; no row is empty."""
+        column = torch.arange(self.ids.shape[1], device=self.ids.device)
+        asking = slice(first, None)
+        trunk = (self.trunk_start[:, asking, None] <= column) & (column < self.trunk_stop[:, asking, None])
+        branch = (self.branch_start[:, asking, None] <= column) & (column <= column[asking, None])
+        return trunk | branch
+
+    def additive_mask(self, dtype: torch.dtype, *, first: int = 0) -> Float[Tensor, "S 1 q L"]:
+        """0 where a query from column `first` on sees a key, the lowest number of the dtype elsewhere.
+
+        Never boolean: eager attention adds booleans as 0 and 1 and is silently wrong.
+        """
+        sees = self.sees(first=first)
+        mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+        return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
 def leaf_positions(response: IntArray, candidate: IntArray, special_ids: Collection[int]) -> BoolArray:
-    """Where a candidate needs a leaf. [T]
+    """Where a candidate needs a branch. [T]
 
     Not where it is the trajectory's own token, whose score is there already; not where either is a
     special token, which a judge never learnt to score.
@@ -65,71 +107,57 @@ def leaf_positions(response: IntArray, candidate: IntArray, special_ids: Collect
 
 
 def pack(
-    *,
-    prompts: Sequence[IntArray],
-    responses: Sequence[IntArray],
-    candidates: Sequence[IntArray],
-    leaves: Sequence[BoolArray],
-    dtype: torch.dtype,
-    device: torch.device,
+    trees: Sequence[Tree], rows: Sequence[Sequence[int]], *, device: torch.device, multiple: int = 1
 ) -> PackedTrees:
-    """Pack S >= 1 trajectories.
+    """Lay trees out in rows.
 
     Args:
-        prompts: judge prompt ids, [S] of [P_s].
-        responses: trajectory ids, [S] of [T_s].
-        candidates: the alternative at each response position, [S] of [T_s]; read at leaves only.
-        leaves: which positions get a leaf, [S] of [T_s].
-        dtype: what the model computes attention in, which the mask must share.
+        trees: at least one.
+        rows: which trees each row holds, by index; every tree in one row.
         device: where the tensors go.
+        multiple: L is rounded up to a multiple of this, so that few different lengths occur.
     """
-    parents = [np.flatnonzero(leaf) for leaf in leaves]
-    sizes = [len(p) + len(r) + len(k) for p, r, k in zip(prompts, responses, parents, strict=True)]
-    shape = (len(sizes), max(sizes))
+    longest = max(sum(len(trees[i]) for i in row) for row in rows)
+    shape = (len(rows), -(-longest // multiple) * multiple)
     # Padding is token 0 at position 0, which sees only itself. Any token would do: nothing sees it.
-    ids = np.zeros(shape, dtype=np.int64)
-    position_ids = np.zeros(shape, dtype=np.int64)
-    trunk_index, leaf_index, leaf_row = [], [], []
-    first_row = 0
-    for s, (prompt, response, candidate, parent, size) in enumerate(
-        zip(prompts, responses, candidates, parents, sizes, strict=True)
-    ):
-        trunk = len(prompt) + len(response)
-        ids[s, :size] = np.concatenate([prompt, response, candidate[parent]])
-        position_ids[s, :size] = np.concatenate([np.arange(trunk), len(prompt) + parent])
-        offset = s * shape[1]
-        trunk_index.append(offset + np.arange(len(prompt), trunk))
-        leaf_index.append(offset + np.arange(trunk, size))
-        leaf_row.append(first_row + parent)
-        first_row += len(response)
+    ids, position_ids, trunk_start, trunk_stop = (np.zeros(shape, dtype=np.int64) for _ in range(4))
+    branch_start = np.tile(np.arange(shape[1]), (shape[0], 1))
+    own: list[npt.NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * len(trees)
+    other = list(own)
+    for r, row in enumerate(rows):
+        start = 0
+        for i in row:
+            tree, n = trees[i], len(trees[i].trunk)
+            trunk, branches = slice(start, start + n), slice(start + n, start + len(tree))
+            ids[r, trunk], ids[r, branches] = tree.trunk, tree.branch_ids
+            first = np.searchsorted(tree.branch, tree.branch)
+            position_ids[r, trunk] = np.arange(n)
+            position_ids[r, branches] = tree.num_seen + np.arange(len(tree.branch)) - first
+            trunk_start[r, trunk], trunk_start[r, branches] = start, start
+            trunk_stop[r, trunk] = start + np.arange(n)
+            trunk_stop[r, branches] = start + tree.num_seen
+            branch_start[r, branches] = start + n + first
+            own[i], other[i] = (r * shape[1] + start + index.astype(np.int64) for index in (tree.own, tree.other))
+            start += len(tree)
 
-    def to_tensor(array: npt.NDArray[np.int64]) -> torch.Tensor:
+    def to_tensor(array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    positions = to_tensor(position_ids)
     return PackedTrees(
         ids=to_tensor(ids),
-        position_ids=positions,
-        mask=additive_mask(positions, dtype),
-        trunk_index=to_tensor(np.concatenate(trunk_index)),
-        leaf_index=to_tensor(np.concatenate(leaf_index)),
-        leaf_row=to_tensor(np.concatenate(leaf_row)),
-        num_tokens=sum(sizes),
+        position_ids=to_tensor(position_ids),
+        trunk_start=to_tensor(trunk_start),
+        trunk_stop=to_tensor(trunk_stop),
+        branch_start=to_tensor(branch_start),
+        own_index=to_tensor(np.concatenate(own)),
+        other_index=to_tensor(np.concatenate(other)),
     )
 
 
-def additive_mask(position_ids: Int[torch.Tensor, "S L"], dtype: torch.dtype) -> Float[torch.Tensor, "S 1 L L"]:
-    """A query at position i sees the keys of index below i and itself, so no row is empty (NaN)."""
-    index = torch.arange(position_ids.shape[1], device=position_ids.device)
-    sees = (index < position_ids[:, :, None]) | (index == index[:, None])
-    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
-
-
 def batches_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of trajectories that share a forward: neighbours in length, so with little padding.
+    """Indices of trees that share a forward, a row each: neighbours in length, so with little padding.
 
-    No batch holds more than `max_tokens` tokens, padding included, except that a trajectory longer
+    No batch holds more than `max_tokens` tokens, padding included, except that a tree longer
     than that is a batch of its own. Longest first: what needs most memory fails first.
     """
     batches: list[list[int]] = []
@@ -140,3 +168,21 @@ def batches_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[in
         else:
             batches.append([index])
     return batches
+
+
+def rows_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of trees that stand in one row, one behind the other: each row filled up to `max_tokens`.
+
+    First fit, longest first; a tree longer than `max_tokens` has a row of its own.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        fitting = next((r for r, left in enumerate(room) if sizes[index] <= left), None)
+        if fitting is None:
+            rows.append([index])
+            room.append(max_tokens - sizes[index])
+        else:
+            rows[fitting].append(index)
+            room[fitting] -= sizes[index]
+    return rows

@@ -38,8 +38,16 @@ def test_loss_is_exact_and_takes_less_memory() -> None:
 
 
 def test_judge_is_exact() -> None:
-    figures = bench("judge", "--response-length", "48", "--prompt-length", "16", "--repeats", "1")
-    assert figures["max_abs_logit_difference"] < 1e-4
+    figures = bench(
+        "judge",
+        *("--response-length", "48", "--prompt-length", "16", "--repeats", "1", "--agreement", "0", "1"),
+        *("--attention", "dense", "flex", "two_stream"),
+    )
+    assert len(figures["cases"]) == 6
+    for case in figures["cases"]:
+        assert case["num_tokens"] == 64 + case["num_branches"] and case["packed_s"] > 0
+        if case["agreement"] == 0:
+            assert case["max_abs_logit_difference"] < 1e-4 and case["num_branches"] >= 47
 
 
 def test_overlapped_and_serial_runs_on_ray_end_bitwise_equal() -> None:

@@ -1,4 +1,6 @@
-"""Packing one-token branches: what each token reads, where it stands, what it sees."""
+"""Packing branches: what each token reads, where it stands, what it sees; and that a model then computes the same."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2Model
 
-from vcrd_ray.tree import PackedTrees, additive_mask, batches_within_budget, leaf_positions, pack
+from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, tree_attention
+from vcrd_ray.tree import PackedTrees, Tree, batches_within_budget, leaf_positions, pack, rows_within_budget
 
 CPU = torch.device("cpu")
 
@@ -16,31 +19,40 @@ def ints(*values: int) -> np.ndarray:
     return np.asarray(values, dtype=np.int32)
 
 
-def bools(*values: int) -> np.ndarray:
-    return np.asarray(values, dtype=np.bool_)
-
-
-def two_trajectories(dtype: torch.dtype = torch.float32) -> PackedTrees:
-    """The module's own picture, then a trajectory without prompt neighbours: P=1, T=2, one leaf."""
-    return pack(
-        prompts=[ints(10, 11), ints(20)],
-        responses=[ints(12, 13, 14), ints(21, 22)],
-        candidates=[ints(12, 93, 94), ints(95, 22)],
-        leaves=[bools(0, 1, 1), bools(1, 0)],
-        dtype=dtype,
-        device=CPU,
+def tree(trunk: np.ndarray, branches: list[tuple[int, list[int]]], own: list[int], other: list[int]) -> Tree:
+    """A tree of branches given as (trunk tokens seen, ids)."""
+    return Tree(
+        trunk=trunk,
+        branch_ids=ints(*(i for _, ids in branches for i in ids)),
+        branch=ints(*(b for b, (_, ids) in enumerate(branches) for _ in ids)),
+        num_seen=ints(*(seen for seen, ids in branches for _ in ids)),
+        own=ints(*own),
+        other=ints(*other),
     )
 
 
+def two_trees() -> list[Tree]:
+    """The module's own picture; then a branch of two tokens and one that sees the whole trunk."""
+    return [
+        tree(ints(10, 11, 12, 13, 14), [(3, [93]), (4, [94])], [2, 3, 4], [2, 5, 6]),
+        tree(ints(20, 21, 22), [(1, [95, 96]), (3, [97])], [1, 2], [4, 5]),
+    ]
+
+
+def two_rows() -> PackedTrees:
+    return pack(two_trees(), [[0], [1]], device=CPU)
+
+
 def test_ids_and_positions_of_a_worked_example() -> None:
-    trees = two_trajectories()
-    assert trees.ids.tolist() == [[10, 11, 12, 13, 14, 93, 94], [20, 21, 22, 95, 0, 0, 0]]
-    assert trees.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4], [0, 1, 2, 1, 0, 0, 0]]
-    assert trees.num_tokens == 11
+    packed = two_rows()
+    assert packed.ids.tolist() == [[10, 11, 12, 13, 14, 93, 94], [20, 21, 22, 95, 96, 97, 0]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4], [0, 1, 2, 1, 2, 3, 0]]
+    assert packed.own_index.tolist() == [2, 3, 4, 8, 9]
+    assert packed.other_index.tolist() == [2, 5, 6, 11, 12]
 
 
 def test_mask_of_a_worked_example() -> None:
-    sees = (two_trajectories().mask[:, 0] == 0).int().tolist()
+    sees = two_rows().sees().int().tolist()
     assert sees[0] == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -55,81 +67,75 @@ def test_mask_of_a_worked_example() -> None:
         [1, 1, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0],
         [1, 0, 0, 1, 0, 0, 0],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 0, 1, 0],
+        [1, 0, 0, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0, 1, 0],
         [0, 0, 0, 0, 0, 0, 1],
     ]
 
 
+def test_trees_in_one_row_do_not_see_each_other() -> None:
+    packed, apart = pack(two_trees(), [[1, 0]], device=CPU, multiple=16), two_rows().sees()
+    assert packed.ids.shape == (1, 16)
+    assert packed.own_index.tolist() == [8, 9, 10, 1, 2] and packed.other_index.tolist() == [8, 11, 12, 4, 5]
+    expected = torch.eye(16, dtype=torch.bool)
+    expected[:6, :6], expected[6:13, 6:13] = apart[1, :6, :6], apart[0]
+    assert torch.equal(packed.sees()[0], expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mask_is_additive_in_the_dtype_asked_for(dtype: torch.dtype) -> None:
-    mask = two_trajectories(dtype).mask
-    assert mask.dtype == dtype
-    assert mask.shape == (2, 1, 7, 7)
+    mask = two_rows().additive_mask(dtype)
+    assert mask.dtype == dtype and mask.shape == (2, 1, 7, 7)
     assert set(mask.flatten().tolist()) == {0.0, torch.finfo(dtype).min}
 
 
+def test_path_is_what_leads_to_a_token() -> None:
+    second = two_trees()[1]
+    assert [second.path(i).tolist() for i in range(len(second))] == [
+        [20],
+        [20, 21],
+        [20, 21, 22],
+        [20, 95],
+        [20, 95, 96],
+        [20, 21, 22, 97],
+    ]
+
+
 @st.composite
-def trajectories(draw: st.DrawFn) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """1 to 4 of (prompt, response, candidate, leaves), all ids different from padding's 0."""
+def trees(draw: st.DrawFn) -> list[Tree]:
+    """1 to 4 trees, all ids different from padding's 0."""
     token = st.integers(1, 99)
-    out = []
+    drawn = []
     for _ in range(draw(st.integers(1, 4))):
-        size = draw(st.integers(0, 6))
-        row = st.lists(token, min_size=size, max_size=size)
-        leaf = st.lists(st.booleans(), min_size=size, max_size=size)
-        prompt = draw(st.lists(token, min_size=1, max_size=4))
-        out.append((ints(*prompt), ints(*draw(row)), ints(*draw(row)), bools(*draw(leaf))))
-    return out
+        trunk = draw(st.lists(token, min_size=1, max_size=8))
+        branch = st.tuples(st.integers(1, len(trunk)), st.lists(token, min_size=1, max_size=3))
+        branches = draw(st.lists(branch, max_size=6))
+        size = len(trunk) + sum(len(ids) for _, ids in branches)
+        reads = draw(st.lists(st.integers(0, size - 1), max_size=5))
+        drawn.append(tree(ints(*trunk), branches, reads, reads[::-1]))
+    return drawn
 
 
-def pack_all(items: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> PackedTrees:
-    prompts, responses, candidates, leaves = zip(*items, strict=True)
-    return pack(
-        prompts=prompts,
-        responses=responses,
-        candidates=candidates,
-        leaves=leaves,
-        dtype=torch.float32,
-        device=CPU,
-    )
-
-
-@given(trajectories())
+@given(trees(), st.integers(1, 40), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_indices_read_trunk_and_leaves_back_in_row_order(
-    items: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-) -> None:
-    trees = pack_all(items)
-    flat = trees.ids.flatten()
-    leaf = np.concatenate([leaves for *_, leaves in items])
-    candidates = np.concatenate([candidate for _, _, candidate, _ in items])
-    assert flat[trees.trunk_index].tolist() == np.concatenate([r for _, r, _, _ in items]).tolist()
-    assert flat[trees.leaf_index].tolist() == candidates[leaf].tolist()
-    assert trees.leaf_row.tolist() == np.flatnonzero(leaf).tolist()
-    assert trees.num_tokens == sum(len(p) + len(r) + int(k.sum()) for p, r, _, k in items)
-    assert trees.num_tokens == int((trees.ids != 0).sum())
-
-
-@given(trajectories())
-@settings(deadline=None, max_examples=60)
-def test_a_leaf_sees_the_trunk_before_its_position_and_itself_and_nothing_sees_it(
-    items: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-) -> None:
-    trees = pack_all(items)
-    length = trees.ids.shape[1]
-    for s, (prompt, response, _, leaves) in enumerate(items):
-        trunk = len(prompt) + len(response)
-        parents = np.flatnonzero(leaves)
-        for query in range(length):
-            if query < trunk:
-                expected = set(range(query + 1))
-            elif query < trunk + len(parents):
-                expected = {*range(len(prompt) + parents[query - trunk]), query}
-            else:
-                expected = {query}
-            sees = torch.nonzero(trees.mask[s, 0, query] == 0).flatten().tolist()
-            assert set(sees) == expected
+def test_every_token_sees_exactly_what_leads_to_it(drawn: list[Tree], budget: int, in_one_row: bool) -> None:
+    sizes = [len(t) for t in drawn]
+    rows = rows_within_budget(sizes, budget) if in_one_row else [[i] for i in range(len(drawn))]
+    packed = pack(drawn, rows, device=CPU)
+    sees, found = packed.sees(), 0
+    for r, row in enumerate(rows):
+        start = 0
+        for i in row:
+            for index in range(len(drawn[i])):
+                keys = sees[r, start + index].nonzero()[:, 0]
+                assert packed.ids[r, keys].tolist() == drawn[i].path(index).tolist()
+                assert packed.position_ids[r, keys].tolist() == list(range(len(keys)))
+                found += 1
+            start += len(drawn[i])
+    assert found == int((packed.ids != 0).sum())
+    for name, index in (("own", packed.own_index), ("other", packed.other_index)):
+        wanted = [t.path(int(i))[-1] for t in drawn for i in getattr(t, name)]
+        assert packed.ids.flatten()[index].tolist() == wanted
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,7 @@ def test_without_special_tokens_every_difference_is_a_leaf() -> None:
 # --- the same model gives the same hidden states --------------------------------------------------
 
 
-def random_backbone(attention: str) -> Qwen2Model:
+def random_backbone() -> Qwen2Model:
     """Weights large enough that every key and every position matters."""
     config = Qwen2Config(
         vocab_size=100,
@@ -157,67 +163,62 @@ def random_backbone(attention: str) -> Qwen2Model:
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.3,
-        attn_implementation=attention,
+        attn_implementation=TREE_ATTENTION,
     )
     torch.manual_seed(0)
     return Qwen2Model(config).eval()
 
 
 @torch.no_grad()
-def error_of_leaves(backbone: Qwen2Model, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> float:
-    """Largest difference of a hidden state to a separate forward, over the example's leaves."""
-    packed = backbone(ids, attention_mask=mask, position_ids=position_ids).last_hidden_state
+def error(kind: AttentionKind, packed: PackedTrees, *, reference: str = TREE_ATTENTION) -> float:
+    """Largest difference of a hidden state to a separate forward, over all tokens of the example."""
+    backbone = random_backbone()
+    attend = tree_attention(kind, packed, dtype=torch.float32)
+    hidden = backbone(packed.ids, position_ids=packed.position_ids, trees=attend).last_hidden_state
+    assert bool(torch.isfinite(hidden).all())
+    backbone.set_attn_implementation(reference)
     errors = []
-    for s, index, prefix, leaf in (
-        (0, 5, [10, 11, 12], 93),
-        (0, 6, [10, 11, 12, 13], 94),
-        (1, 3, [20], 95),
-    ):
-        alone = backbone(torch.tensor([[*prefix, leaf]])).last_hidden_state[0, -1]
-        errors.append((packed[s, index] - alone).abs().max().item())
+    for s, one in enumerate(two_trees()):
+        for index in range(len(one)):
+            alone = backbone(torch.from_numpy(one.path(index)).long()[None]).last_hidden_state[0, -1]
+            errors.append((hidden[s, index] - alone).abs().max().item())
     return max(errors)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_leaves_equal_separate_forwards(attention: str) -> None:
-    trees = two_trajectories()
-    backbone = random_backbone(attention)
-    assert error_of_leaves(backbone, trees.ids, trees.mask, trees.position_ids) < 1e-5
+KINDS: list[AttentionKind] = ["dense", "flex", "two_stream"]
 
 
-def test_a_position_one_too_far_breaks_exactness() -> None:
-    trees = two_trajectories()
-    shifted = trees.position_ids.clone()
-    shifted.view(-1)[trees.leaf_index] += 1
-    assert error_of_leaves(random_backbone("sdpa"), trees.ids, trees.mask, shifted) > 1e-2
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reference", [TREE_ATTENTION, "eager", "sdpa"])
+def test_every_token_equals_a_separate_forward(kind: AttentionKind, reference: str) -> None:
+    """Also against the model's own attentions, which know nothing of trees."""
+    assert error(kind, two_rows(), reference=reference) < 1e-5
 
 
-def test_a_visible_sibling_breaks_exactness() -> None:
-    trees = two_trajectories()
-    mask = trees.mask.clone()
-    mask[0, 0, 6, 5] = 0.0
-    assert error_of_leaves(random_backbone("sdpa"), trees.ids, mask, trees.position_ids) > 1e-2
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_position_one_too_far_breaks_exactness(kind: AttentionKind) -> None:
+    packed = two_rows()
+    packed.position_ids[0, 5] += 1
+    assert error(kind, packed) > 1e-2
 
 
-def test_a_visible_trajectory_token_breaks_exactness() -> None:
-    trees = two_trajectories()
-    mask = trees.mask.clone()
-    mask[0, 0, 5, 3] = 0.0
-    assert error_of_leaves(random_backbone("sdpa"), trees.ids, mask, trees.position_ids) > 1e-2
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("field", "row", "column", "change"), [("branch_start", 0, 6, -1), ("trunk_stop", 0, 5, 1)])
+def test_a_visible_sibling_or_trajectory_token_breaks_exactness(
+    kind: AttentionKind, field: str, row: int, column: int, change: int
+) -> None:
+    packed = two_rows()
+    changed = getattr(packed, field).clone()
+    changed[row, column] += change
+    assert error(kind, dataclasses.replace(packed, **{field: changed})) > 1e-2
 
 
-@torch.no_grad()
-def test_padding_gives_no_nan() -> None:
-    trees = two_trajectories()
-    hidden = random_backbone("sdpa")(
-        trees.ids, attention_mask=trees.mask, position_ids=trees.position_ids
-    ).last_hidden_state
-    assert bool(torch.isfinite(hidden).all())
-
-
-def test_a_plain_causal_row_gets_the_causal_mask() -> None:
-    mask = additive_mask(torch.arange(5)[None], torch.float32)
-    assert torch.equal(mask[0, 0] == 0, torch.ones(5, 5).tril().bool())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_branch_without_its_own_first_token_breaks_exactness(kind: AttentionKind) -> None:
+    packed = two_rows()
+    changed = packed.branch_start.clone()
+    changed[1, 4] += 1
+    assert error(kind, dataclasses.replace(packed, branch_start=changed)) > 1e-2
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -238,3 +239,14 @@ def test_batches_are_of_neighbours_in_length_longest_first() -> None:
 
 def test_a_trajectory_over_the_budget_goes_alone() -> None:
     assert batches_within_budget([2, 30, 2], 10) == [[1], [0, 2]]
+
+
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
+def test_rows_hold_every_tree_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
+    rows = rows_within_budget(sizes, budget)
+    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in row) <= budget or len(row) == 1 for row in rows)
+
+
+def test_rows_are_filled_first_fit_longest_first() -> None:
+    assert rows_within_budget([3, 9, 4, 9, 1], 12) == [[1, 0], [3, 4], [2]]

@@ -13,10 +13,16 @@ from pydantic import Field, model_validator
 from vcrd_ray.config.base import DType, Section
 from vcrd_ray.config.data import JsonlPrompts, Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.models import (
+    ImplicitJudgeSection,
     Judge,
+    JudgeCacheSection,
     JudgePool,
     LoraSection,
+    ModelJudge,
     OracleJudgeSection,
+    PackedJudge,
+    QwenPrmJudgeSection,
+    StepTagsJudgeSection,
     StudentSection,
     TeacherSection,
     ValueHeadJudgeSection,
@@ -26,6 +32,7 @@ from vcrd_ray.config.objective import (
     AdaptiveMixing,
     AlphaBeta,
     Amid,
+    CompositeWeighting,
     CrossEntropy,
     DifferenceWeighting,
     DivergenceSection,
@@ -60,6 +67,7 @@ __all__ = [
     "AlphaBeta",
     "Amid",
     "ClusterSection",
+    "CompositeWeighting",
     "Config",
     "CrossEntropy",
     "DType",
@@ -68,16 +76,21 @@ __all__ = [
     "DivergenceSection",
     "EvaluateSection",
     "ForwardKL",
+    "ImplicitJudgeSection",
     "InverseRatioWeighting",
     "Jsd",
     "JsonlPrompts",
     "Judge",
+    "JudgeCacheSection",
     "JudgePool",
     "LoraSection",
+    "ModelJudge",
     "ObjectiveSection",
     "OptimSection",
     "OracleJudgeSection",
+    "PackedJudge",
     "Prompts",
+    "QwenPrmJudgeSection",
     "RatioWeighting",
     "ReverseKL",
     "RolloutsSection",
@@ -88,6 +101,7 @@ __all__ = [
     "Signal",
     "SkewedKL",
     "SkewedReverseKL",
+    "StepTagsJudgeSection",
     "StudentScoreWeighting",
     "StudentSection",
     "Taid",
@@ -179,6 +193,15 @@ class Config(Section):
                     )
         if self.teacher.transport != "hidden" and any(getattr(term, "adaptive", False) for term in terms):
             raise ValueError("an adaptive skew needs the teacher's hidden states: set teacher.transport to hidden")
+        objective = self.distill.objective
+        # A step's score is known of the trajectory's own steps, not of a token proposed instead.
+        of_own_tokens = objective.weighting.type == "student_score" and objective.lambda_teacher == 0
+        if objective.needs_judge and isinstance(self.judge, StepTagsJudgeSection) and not of_own_tokens:
+            raise ValueError(
+                "judge.type step_tags scores whole steps, so it cannot compare two next tokens, as weighting"
+                f" {objective.weighting.type} needs: use judge.type value_head or qwen_prm, or weighting teacher_prob;"
+                " it can serve weighting student_score with lambda_teacher 0, and jobs.calibrate"
+            )
         if isinstance(self.judge, OracleJudgeSection) and not isinstance(self.rollouts.prompts, TinyPrompts):
             raise ValueError(
                 "judge.type oracle knows only the tiny world: set rollouts.prompts.type to tiny, or use value_head"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vcrd_ray.config.base import DType, Section
 
@@ -49,25 +50,63 @@ class TeacherSection(Section):
     threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
 
 
+class JudgeCacheSection(Section):
+    """Scores that depend on no student weights, kept on disk across epochs, runs and methods."""
+
+    path: Path | None = Field(
+        default=None, description="Directory with a file of each host; none: judge-cache in the run directory"
+    )
+    max_gib: float = Field(default=2.0, gt=0, description="Largest size of a host's file; least recently used go first")
+
+
 class JudgePool(Section):
     """What every judge has: its pool and the bounds on what it may get wrong."""
 
     replicas: int = Field(default=1, ge=1, description="Actors in the pool")
     gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
     threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
+    calibration: Path | None = Field(
+        default=None,
+        description="calibration.json of jobs.calibrate: scores are mapped to measured shares of right answers",
+    )
+    cache: JudgeCacheSection | None = Field(
+        default=JudgeCacheSection(), description="Keep scores of student prefixes; null: judge them in every epoch"
+    )
     max_invalid_share: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="Stop when more than this share of an update's judged rows is NaN or infinite",
+        description="Stop when more than this share of an update's judged rows is NaN, infinite or missing",
+    )
+    max_crashes: int = Field(
+        default=2,
+        ge=1,
+        description="A request that this many judge processes died of is set aside: its tokens get weight 1",
+    )
+    merge_requests: int = Field(
+        default=1,
+        ge=1,
+        description="Requests of several ranks that may share one pass of the judge. 1: results are the same bit for bit in"
+        " every run; more: they may differ by rounding, because who shares a pass depends on timing",
     )
 
+    @model_validator(mode="after")
+    def _blame_must_be_told_from_company(self) -> JudgePool:
+        if self.merge_requests > 1 and self.max_crashes < 2:
+            raise ValueError(
+                "judge.max_crashes 1 with judge.merge_requests above 1 would set aside every request of a pass for one that"
+                " is bad: set max_crashes to 2, so that each is tried alone first"
+            )
+        return self
 
-class ValueHeadJudgeSection(JudgePool):
-    """A process reward model with a value head, as Skywork-o1-Open-PRM."""
 
-    type: Literal["value_head"] = "value_head"
-    path: str = Field(default="tiny:prm", description="Checkpoint directory, hub name or tiny:NAME")
+class ModelJudge(JudgePool):
+    """What every judge that is a model has."""
+
+    scores: ClassVar[Literal["token", "step"]] = "token"
+    """Whether it can score any next token, or whole steps only."""
+
+    path: str = Field(description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Type of the backbone; the head is always float32")
     max_batch_tokens: int = Field(default=16384, ge=1, description="Padded tokens of one forward at most")
     self_check_tolerance: float | None = Field(
@@ -83,6 +122,54 @@ class ValueHeadJudgeSection(JudgePool):
         return default if self.self_check_tolerance is None else self.self_check_tolerance
 
 
+class PackedJudge(ModelJudge):
+    """A judge whose proposals are branches of one packed pass."""
+
+    attention: Literal["auto", "dense", "flex", "two_stream"] = Field(
+        default="auto",
+        description="How packed proposals attend: one dense mask, flex attention, or causal attention twice; auto: flex on a"
+        " GPU, else dense",
+    )
+
+
+class ValueHeadJudgeSection(PackedJudge):
+    """A process reward model with a linear value head, as Skywork-o1-Open-PRM: read at the token itself."""
+
+    type: Literal["value_head"] = "value_head"
+    path: str = Field(default="tiny:prm", description="Checkpoint directory, hub name or tiny:NAME")
+
+
+class QwenPrmJudgeSection(PackedJudge):
+    """A process reward model with a two-label head, as Qwen2.5-Math-PRM: read at a separator behind the token."""
+
+    type: Literal["qwen_prm"] = "qwen_prm"
+    separator: str = Field(default="<extra_0>", description="Token of the judge at which it is read")
+    system: str = Field(
+        default="Please reason step by step, and put your final answer within \\boxed{}.",
+        description="System message of its prompt",
+    )
+
+
+class ImplicitJudgeSection(ModelJudge):
+    """beta times the log-ratio of two language models (PRIME): every token scored by two passes, no branches."""
+
+    type: Literal["implicit"] = "implicit"
+    reference: str = Field(description="The model that `path` was trained from: directory or hub name")
+    beta: float = Field(default=0.05, gt=0, description="Scale of the log-ratio")
+
+
+class StepTagsJudgeSection(ModelJudge):
+    """A language model that writes a verdict behind each step, as Math-Shepherd or RLHFlow: whole steps only."""
+
+    scores: ClassVar[Literal["token", "step"]] = "step"
+
+    type: Literal["step_tags"] = "step_tags"
+    template: Literal["math_shepherd", "rlhflow"] = Field(description="Prompt format it was trained on")
+    good: str = Field(default="+", description="Token of a good step")
+    bad: str = Field(default="-", description="Token of a bad step")
+    step_tag: str = Field(default="ки", description="Token behind each step at which Math-Shepherd is read")
+
+
 class OracleJudgeSection(JudgePool):
     """A judge that knows the tiny world's rules: valid continuations score high, all others low."""
 
@@ -92,4 +179,7 @@ class OracleJudgeSection(JudgePool):
     )
 
 
-Judge = Annotated[ValueHeadJudgeSection | OracleJudgeSection, Field(discriminator="type")]
+Judge = Annotated[
+    ValueHeadJudgeSection | QwenPrmJudgeSection | ImplicitJudgeSection | StepTagsJudgeSection | OracleJudgeSection,
+    Field(discriminator="type"),
+]

@@ -72,12 +72,26 @@ class UniformWeighting(Section):
     type: Literal["uniform"] = "uniform"
 
 
+class CompositeWeighting(Section):
+    """Two rules: one where the trajectory's token ends a step (holds a line break), one at all other tokens.
+
+    For judges that were trained at step ends: only there are branches made and scored.
+    """
+
+    needs: ClassVar[frozenset[Signal]] = frozenset({"judge", "teacher_probability"})
+
+    type: Literal["composite"] = "composite"
+    step_end: RatioWeighting = RatioWeighting()
+    mid_step: TeacherProbWeighting = TeacherProbWeighting()
+
+
 Weighting = Annotated[
     RatioWeighting
     | InverseRatioWeighting
     | StudentScoreWeighting
     | DifferenceWeighting
     | TeacherProbWeighting
+    | CompositeWeighting
     | UniformWeighting,
     Field(discriminator="type"),
 ]

@@ -60,7 +60,9 @@ def alpha_beta(x: Tensor, y: Tensor, *, alpha: float, beta: float) -> Tensor:
         both = alpha * x + beta * y
         terms = _difference(total * x, both, gap=beta * (x - y)) / beta
         terms = (terms + _difference(total * y, both, gap=alpha * (y - x)) / alpha) / total
-        terms = terms.masked_fill(both == torch.inf, torch.inf)  # with exponents of either sign; else it would be inf - inf
+        terms = terms.masked_fill(
+            both == torch.inf, torch.inf
+        )  # with exponents of either sign; else it would be inf - inf
     elif alpha != 0 and beta == 0:
         terms = (_power(x, y, alpha, 0) * _finite(alpha * (x - y), x) - _power(x, y, alpha, 0)) / alpha**2
         terms = terms + _power(x, y, 0, alpha) / alpha**2

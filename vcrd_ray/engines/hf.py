@@ -79,10 +79,11 @@ class HFEngine:
     def _propose(self, batch: PairBatch, hidden: torch.Tensor, seed: int) -> IntArray:
         layout = batch.rows
         on_student = slice(layout.num_teacher_rows, layout.num_rows)
+        # The same in every epoch: the teacher and the rollout are fixed, so what depends on them alone is judged once.
         uniform = uniforms(
             seed=seed,
             stream="teacher-proposal",
-            update=batch.update,
+            update=0,
             rollout_keys=pair_keys(batch)[on_student],
             positions=layout.position[on_student],
         )

@@ -1,19 +1,47 @@
 """What a judge is: one protocol. Each family of judges has a file here, imported only when used."""
 
-from typing import Protocol
+from __future__ import annotations
 
-from vcrd_ray.types import JudgeRequest, JudgeScores
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from vcrd_ray.types import FloatArray, JudgeRequest, JudgeScores, StepSolution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeProfile:
+    """What a judge says of itself. The report shows it beside its calibration."""
+
+    fingerprint: str
+    """Identity of what answers: a run's checkpoint remembers it, a resume compares it, stored scores are kept under it."""
+    family: str
+    """The config's name for it, such as value_head."""
+    scores: Literal["token", "step"]
+    """Whether it can score any next token, or whole steps only."""
+    vocabulary: Literal["policy", "own"]
+    """Whether it reads the policy's token ids unchanged, or text that it tokenises itself."""
+    reads: str
+    """Where in its input a score is read, in words."""
+    trained_on: str
+    """Where its training put labels, in words: reads elsewhere extrapolate."""
 
 
 class Judge(Protocol):
-    """Scores r(c, a) of trajectory tokens and of other proposals. Stateless between requests."""
+    """Scores r(c, a) of trajectory tokens and of other proposals, score = sigmoid(logit). Stateless between requests."""
 
     @property
-    def fingerprint(self) -> str:
-        """Identity of what answers: a run's checkpoint remembers it, a resume compares it."""
+    def profile(self) -> JudgeProfile:
+        """What it is and what it can do."""
 
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Logits of every trajectory token and of every candidate."""
+        """Logits of every trajectory token and of every candidate.
+
+        A judge of whole steps gives each token the score of its step, and NaN to candidates that differ from it.
+        """
+
+    def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
+        """Logit of each step of each solution, read as the judge's authors read it. [solutions] of [steps]"""
 
     def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
         """Largest difference in logit between `score` and judging random candidates one by one.

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from vcrd_ray.config import (
+    ImplicitJudgeSection,
+    ModelJudge,
+    OracleJudgeSection,
+    PackedJudge,
+    QwenPrmJudgeSection,
+    StepTagsJudgeSection,
+    ValueHeadJudgeSection,
+)
 from vcrd_ray.config import Judge as JudgeSection
-from vcrd_ray.config import OracleJudgeSection
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.compatibility import check_same_vocabulary
 from vcrd_ray.models import device_for, load_tokenizer, resolve_model, special_ids
 
+if TYPE_CHECKING:
+    import torch
+
+    from vcrd_ray.judges.attention import AttentionKind
+
 
 def load_judge(section: JudgeSection, *, policy: str) -> Judge:
-    """The configured judge, for token ids of the policy at `policy`.
+    """The configured judge, for token ids of the policy at `policy`; calibrated where the section says so.
 
     Raises:
         ModelError: the judge cannot be loaded, or its token ids mean something else than the policy's.
     """
-    policy_tokenizer = load_tokenizer(resolve_model(policy))
-    if isinstance(section, OracleJudgeSection):
-        from vcrd_ray.judges.oracle import OracleJudge
+    judge = _load(section, policy)
+    if section.calibration is None:
+        return judge
+    from vcrd_ray.judges.calibrated import CalibratedJudge, read_calibration
 
-        return OracleJudge(policy_tokenizer, confidence=section.confidence)
-    from vcrd_ray.judges.value_head import ValueHeadJudge
-
-    check_judge_tokenizer(section, policy=policy)
-    return ValueHeadJudge.load(
-        resolve_model(section.path),
-        dtype=section.dtype,
-        device=device_for(section.gpus_per_replica),
-        special_ids=special_ids(policy_tokenizer),
-        max_batch_tokens=section.max_batch_tokens,
+    return CalibratedJudge(
+        judge, read_calibration(section.calibration), tokenizer=load_tokenizer(resolve_model(policy))
     )
 
 
@@ -38,6 +46,58 @@ def check_judge_tokenizer(section: JudgeSection, *, policy: str) -> None:
     Raises:
         ModelError: the vocabularies differ.
     """
-    if not isinstance(section, OracleJudgeSection):
+    # A judge of whole steps is given text.
+    if isinstance(section, ModelJudge) and section.scores == "token":
         judge = load_tokenizer(resolve_model(section.path))
         check_same_vocabulary(load_tokenizer(resolve_model(policy)), judge)
+
+
+def _load(section: JudgeSection, policy: str) -> Judge:
+    tokenizer = load_tokenizer(resolve_model(policy))
+    if isinstance(section, OracleJudgeSection):
+        from vcrd_ray.judges.oracle import OracleJudge
+
+        return OracleJudge(tokenizer, confidence=section.confidence)
+    check_judge_tokenizer(section, policy=policy)
+    device = device_for(section.gpus_per_replica)
+    common: dict[str, Any] = {"dtype": section.dtype, "device": device, "max_batch_tokens": section.max_batch_tokens}
+    path, special = resolve_model(section.path), special_ids(tokenizer)
+    match section:
+        case ValueHeadJudgeSection():
+            from vcrd_ray.judges.value_head import load_value_head_judge
+
+            return load_value_head_judge(path, special_ids=special, attention=_attention(section, device), **common)
+        case QwenPrmJudgeSection():
+            from vcrd_ray.judges.qwen_prm import load_qwen_prm_judge
+
+            return load_qwen_prm_judge(
+                path,
+                separator=section.separator,
+                system=section.system,
+                policy_tokenizer=tokenizer,
+                attention=_attention(section, device),
+                **common,
+            )
+        case ImplicitJudgeSection():
+            from vcrd_ray.judges.implicit import load_implicit_judge
+
+            reference = resolve_model(section.reference)
+            return load_implicit_judge(path, reference=reference, beta=section.beta, **common)
+        case StepTagsJudgeSection():
+            from vcrd_ray.judges.step_tags import load_step_tags_judge
+
+            return load_step_tags_judge(
+                path,
+                template=section.template,
+                good=section.good,
+                bad=section.bad,
+                step_tag=section.step_tag,
+                policy_tokenizer=tokenizer,
+                **common,
+            )
+
+
+def _attention(section: PackedJudge, device: torch.device) -> AttentionKind:
+    if section.attention == "auto":
+        return "flex" if device.type == "cuda" else "dense"
+    return section.attention

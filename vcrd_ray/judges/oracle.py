@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import DataError
+from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
 from vcrd_ray.tiny.world import Problem, parse_question
 from vcrd_ray.tree import leaf_positions
-from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores
+from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 
 class OracleJudge:
@@ -25,7 +27,14 @@ class OracleJudge:
         """
         if not 0.5 < confidence < 1.0:
             raise ValueError(f"confidence={confidence} must lie between 0.5 and 1, both excluded")
-        self.fingerprint = f"tiny-oracle-{confidence}"
+        self.profile = JudgeProfile(
+            fingerprint=f"tiny-oracle-{confidence}",
+            family="oracle",
+            scores="token",
+            vocabulary="policy",
+            reads="at the token itself",
+            trained_on="every token: it knows the rules",
+        )
         self._tokenizer = tokenizer
         self._special_ids = frozenset(tokenizer.all_special_ids)
         self._logit = math.log(confidence / (1.0 - confidence))
@@ -57,6 +66,20 @@ class OracleJudge:
             num_tokens=len(trunk_valid) + num_leaves,
             seconds=time.perf_counter() - start,
         )
+
+    def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
+        """A step is valid where all its tokens are."""
+        scores = []
+        for solution in solutions:
+            problem = _problem(0, solution.question)
+            # The answer's line is the last: no newline follows it.
+            lines = [f"{step}\n" for step in solution.steps[:-1]] + list(solution.steps[-1:])
+            ids = [self._tokenizer.encode(line, add_special_tokens=False) for line in lines]
+            valid = token_validity(problem, [i for step in ids for i in step], self._tokenizer)
+            stops = np.cumsum([len(step) for step in ids])
+            starts = stops - [len(step) for step in ids]
+            scores.append(self._logits([all(valid[a:b]) for a, b in zip(starts, stops, strict=True)]))
+        return scores
 
     def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
         """Largest difference in logit to reading (prefix, candidate) as a response of its own."""

@@ -71,6 +71,7 @@ class RewardModel(nn.Module):
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         """Writes a Hugging Face folder in bfloat16, head included in `model.safetensors`."""
+        self.causal.config.trained_on = "every token"  # what the judge says of itself
         save(self.causal, tokenizer, folder)
         file = folder / "model.safetensors"
         head = {f"v_head.{k}": v.to(torch.bfloat16) for k, v in self.v_head.state_dict().items()}

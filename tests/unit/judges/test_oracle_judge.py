@@ -10,7 +10,7 @@ from vcrd_ray.errors import DataError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.oracle import OracleJudge
 from vcrd_ray.tiny.tokenizer import build_tokenizer
-from vcrd_ray.types import JudgeRequest
+from vcrd_ray.types import JudgeRequest, StepSolution
 
 QUESTION = "Ann has 12 pens, gets 7. Bob has 20 pens, loses 5. How many in all?"
 VALID = math.log(0.95 / 0.05)
@@ -94,6 +94,14 @@ def test_self_check_finds_branches_equal_to_responses_of_their_own(
     scores = judge.score(asked)
     assert len(set(scores.candidate_logit[[0, 3, 6, 8]].tolist())) == 2
     assert as_judge.self_check(asked, num_leaves=4, seed=0) == 0.0
+
+
+def test_a_step_is_valid_where_all_its_tokens_are(judge: OracleJudge) -> None:
+    right = StepSolution(question=QUESTION, steps=("12+7=19", "20-5=15", "19+15=34", "#### 34"))
+    wrong = StepSolution(question=QUESTION, steps=("12+7=18", "20-5=15"))
+    found = judge.score_steps([right, wrong])
+    assert found[0].tolist() == pytest.approx([VALID] * 4)
+    assert found[1].tolist() == pytest.approx([-VALID, VALID])
 
 
 def test_a_question_of_another_world_is_named(judge: OracleJudge) -> None:

@@ -1,0 +1,154 @@
+"""Reads a judge's checkpoint from disk: safetensors only, backbone only, every mistake named. Scores nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from vcrd_ray.errors import ModelError
+
+_WRAPPER_PREFIX = "pretrained_model."
+"""What some wrappers write before the names of the model that they wrap."""
+
+
+def read_tensors(directory: Path, *, with_lm_head: bool = False) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint directory, wrapper prefix removed; the language model head's only if asked for.
+
+    Raises:
+        ModelError: no readable safetensors in it.
+    """
+    return _read_files(_weight_files(directory), with_lm_head=with_lm_head)
+
+
+def take_tensor(
+    directory: Path, tensors: dict[str, torch.Tensor], name: str, *, shape: Sequence[int], needed_by: str
+) -> torch.Tensor:
+    """Take one tensor out, of exactly this shape.
+
+    Raises:
+        ModelError: it is missing or of another shape.
+    """
+    if name not in tensors:
+        raise ModelError(f"judge {directory}: no tensor {name!r} in its weights; {needed_by}")
+    tensor = tensors.pop(name)
+    if tuple(tensor.shape) != tuple(shape):
+        raise ModelError(
+            f"judge {directory}: {name!r} has shape {list(tensor.shape)}, expected {list(shape)}; {needed_by}"
+        )
+    return tensor
+
+
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"judge {directory}: no usable tokenizer beside the weights: {error}") from None
+    return tokenizer
+
+
+def read_model_config(directory: Path, *, packed: bool) -> Any:
+    """The Hugging Face config of a causal model.
+
+    Args:
+        directory: where config.json is.
+        packed: the model will be run with packed scoring's own attention.
+
+    Raises:
+        ModelError: no such config, or a model that packed scoring cannot serve.
+    """
+    if not directory.is_dir():
+        raise ModelError(f"judge {directory}: no such directory; give a downloaded checkpoint")
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"judge {directory}: no config.json in it; give the folder of a Hugging Face checkpoint")
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        if type(config) not in MODEL_MAPPING:
+            raise ValueError(f"{type(config).__name__} is no language model")
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"judge {directory}: config.json is not usable: {error}") from None
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if packed and (sliding or getattr(config, "sliding_window", None) is not None):
+        raise ModelError(
+            f"judge {directory}: it uses sliding-window attention, which the mask of packed scoring"
+            " would switch off; set `use_sliding_window` to false (or `sliding_window` to null) in config.json if every"
+            " trajectory is shorter than the window, or use another judge"
+        )
+    return config
+
+
+def build_backbone(directory: Path, config: Any, tensors: dict[str, torch.Tensor], *, dtype: str) -> Any:
+    """The Hugging Face backbone with exactly these weights, in evaluation mode.
+
+    Args:
+        directory: named in errors.
+        config: of `read_model_config`.
+        tensors: of the backbone; a missing one is an error, never a random start.
+        dtype: what its weights are cast to ("float32", "bfloat16").
+
+    Raises:
+        ModelError: the weights are not those of the config.
+    """
+    try:
+        backbone, info = MODEL_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except RuntimeError as error:
+        raise ModelError(f"judge {directory}: the weights do not fit config.json: {error}") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"judge {directory}: {len(missing)} weights of the backbone are missing, for example"
+            f" {missing[0]!r}; the checkpoint is incomplete or of another architecture"
+        )
+    return backbone.eval()
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The safetensors files, in the order of their names."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        absent = [name for name in names if not (directory / name).is_file()]
+        if absent:
+            raise ModelError(
+                f"judge {directory}: {index.name} names {absent[0]!r}, which is not there"
+                f" ({len(absent)} of {len(names)} files); download the checkpoint again"
+            )
+        return [directory / name for name in names]
+    single = directory / "model.safetensors"
+    if not single.is_file():
+        raise ModelError(
+            f"judge {directory}: no model.safetensors and no {index.name}. Pickle weights (.bin,"
+            " .pt) are refused because they can run code; convert them to safetensors"
+        )
+    return [single]
+
+
+def _read_files(files: Sequence[Path], *, with_lm_head: bool) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 (`safe_open` is no dict)
+                    name = key.removeprefix(_WRAPPER_PREFIX)
+                    if with_lm_head or not name.startswith("lm_head."):
+                        tensors[name] = opened.get_tensor(key)
+        except SafetensorError as error:
+            raise ModelError(f"judge: {file} is no readable safetensors file: {error}") from None
+    return tensors

@@ -1,0 +1,98 @@
+"""A causal language model, head included, for judges that read its distribution. Scores nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vcrd_ray.errors import ModelError
+from vcrd_ray.judges.checkpoint import build_backbone, read_model_config, read_tensors, take_tensor
+from vcrd_ray.types import IntArray
+
+_RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+"""Config fields of models whose logits are more than head times state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LanguageModel:
+    """A causal backbone and its head, on one device."""
+
+    backbone: Any
+    head: Float[Tensor, "v d"]
+    """In the type it is stored in: logits are made in float32."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids below this have an embedding."""
+        return int(self.backbone.get_input_embeddings().num_embeddings)
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens it can read at most."""
+        return int(self.backbone.config.max_position_embeddings)
+
+    def states(self, inputs: Sequence[IntArray]) -> Float[Tensor, "S L d"]:
+        """Final states over ids padded on the right, which causal attention never looks at."""
+        padded = np.zeros((len(inputs), max(map(len, inputs))), dtype=np.int64)
+        for row, ids in enumerate(inputs):
+            padded[row, : len(ids)] = ids
+        device = self.backbone.device
+        hidden: Tensor = self.backbone(input_ids=torch.from_numpy(padded).to(device), use_cache=False).last_hidden_state
+        return hidden
+
+
+def load_language_model(directory: Path, *, dtype: str, device: str | torch.device) -> LanguageModel:
+    """The backbone in `dtype`, and its head: the embedding where config.json ties them and no other is stored.
+
+    Raises:
+        ModelError: no causal model there, or one whose logits are not its head times its states.
+    """
+    config, tensors = read_model_config(directory, packed=False), read_tensors(directory, with_lm_head=True)
+    scaled = [name for name in _RESCALED_LOGITS if getattr(config, name, None) not in (None, 1)]
+    scaled += [name for name in tensors if name.startswith("lm_head.") and name != "lm_head.weight"]
+    if scaled:
+        raise ModelError(
+            f"judge {directory}: its logits are more than lm_head.weight times the final states"
+            f" ({', '.join(scaled)}), which is not supported; use a judge of another architecture, such as Qwen2 or Llama"
+        )
+    tied = config.tie_word_embeddings and "lm_head.weight" not in tensors
+    head = None
+    if not tied:
+        needed_by = (
+            "a judge that is a language model needs its head [vocabulary, d]; download the checkpoint again, or set"
+            " tie_word_embeddings in config.json where the model shares it with its embedding"
+        )
+        shape = (config.vocab_size, config.hidden_size)
+        head = take_tensor(directory, tensors, "lm_head.weight", shape=shape, needed_by=needed_by)
+    backbone = build_backbone(directory, config, tensors, dtype=dtype).to(device)
+    if head is None:
+        head = backbone.get_input_embeddings().weight.detach()
+    return LanguageModel(backbone=backbone, head=head.to(device))
+
+
+def check_readable(what: str, ids: npt.NDArray[np.integer], *, model: LanguageModel, num_positions: int) -> None:
+    """Refuse what a model cannot read.
+
+    Raises:
+        ModelError: an id without embedding, or more tokens than positions; names `what`.
+    """
+    foreign = ids[(ids < 0) | (ids >= model.num_tokens)]
+    if foreign.size:
+        raise ModelError(
+            f"judge request, {what}: token id {int(foreign.flat[0])} is outside the judge's {model.num_tokens}"
+            " embeddings; use a judge of the policy's tokenizer family, or the weighting `teacher_prob`, which needs no"
+            " judge"
+        )
+    if num_positions > model.num_positions:
+        raise ModelError(
+            f"judge request, {what}: {num_positions} tokens with the prompt, but the judge has"
+            f" {model.num_positions} positions; shorten prompts or responses"
+        )

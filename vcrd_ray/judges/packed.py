@@ -1,0 +1,194 @@
+"""A causal model with a scoring head as a judge: all proposals of a trajectory in about one pass.
+
+Knows how to run trees through a model. Where a family reads its scores, and in which format, is its `Reading`; its files
+are read in checkpoint.py. Knows nothing of weights, losses or Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vcrd_ray.errors import ModelError
+from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, tree_attention
+from vcrd_ray.tree import Tree, batches_within_budget, pack, rows_within_budget
+from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
+
+_FLEX_MULTIPLE = 128
+"""Block size of flex attention."""
+
+
+class Reading(Protocol):
+    """A family's input format, and where in it scores are read. Knows tokenizers only."""
+
+    def tree(self, question: str, response: IntArray, candidate: IntArray) -> Tree:
+        """One trajectory with a branch where a candidate differs and can be judged."""
+
+    def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
+        """Input ids, and the index at which each step's score is read: the authors' own use. [n] and [steps]"""
+
+
+class PackedJudge:
+    """A backbone, a head over its final states, and a reading."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        head: Callable[[Tensor], Tensor],
+        reading: Reading,
+        profile: JudgeProfile,
+        max_batch_tokens: int,
+        attention: AttentionKind = "dense",
+    ) -> None:
+        """Take a model that is loaded and on its device.
+
+        Args:
+            backbone: Hugging Face causal backbone, without language model head.
+            head: final hidden states in float32 [..., d] -> logits of the score [...].
+            reading: how trajectories become trees.
+            profile: what it says of itself.
+            max_batch_tokens: tokens of one forward, padding included; a longer tree goes through alone.
+            attention: how packed trees attend.
+        """
+        self.profile = profile
+        self._backbone = backbone.eval()
+        self._backbone.set_attn_implementation(TREE_ATTENTION)
+        self._device = torch.device(backbone.device)
+        self._head = head
+        self._reading = reading
+        self._max_batch_tokens = max_batch_tokens
+        self._attention: AttentionKind = attention
+        self._num_embeddings = int(backbone.get_input_embeddings().num_embeddings)
+        self._max_positions = int(backbone.config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def score(self, request: JudgeRequest) -> JudgeScores:
+        """Logits of every trajectory token and of every candidate, trunks and branches packed.
+
+        Raises:
+            ModelError: a token without an embedding, or a trajectory beyond the judge's positions.
+        """
+        start = time.perf_counter()
+        trees = self._trees(request)
+        bounds = _row_bounds(request)
+        own_logit = np.empty(bounds[-1], dtype=np.float32)
+        other_logit = np.empty(bounds[-1], dtype=np.float32)
+        for rows in self._batches([len(tree) for tree in trees]):
+            batch = [i for row in rows for i in row]
+            places = {tree: place for place, tree in enumerate(batch)}
+            packed = pack(
+                [trees[i] for i in batch],
+                [[places[i] for i in row] for row in rows],
+                device=self._device,
+                multiple=_FLEX_MULTIPLE if self._attention == "flex" else 1,
+            )
+            attend = tree_attention(self._attention, packed, dtype=self._backbone.dtype)
+            logits = self._logits(packed.ids, position_ids=packed.position_ids, trees=attend).flatten()
+            indices = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in batch])
+            own_logit[indices] = logits[packed.own_index].cpu().numpy()
+            other_logit[indices] = logits[packed.other_index].cpu().numpy()
+        return JudgeScores(
+            trunk_logit=own_logit,
+            candidate_logit=other_logit,
+            num_tokens=sum(len(tree) for tree in trees),
+            seconds=time.perf_counter() - start,
+        )
+
+    @torch.inference_mode()
+    def score_separately(self, request: JudgeRequest, rows: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+        """Logits of some rows' own tokens and candidates, each by a forward of its own. [rows] each
+
+        This is what packed scoring must equal: the model's causal attention, with no mask and no positions of ours.
+        """
+        trees = self._trees(request)
+        bounds = _row_bounds(request)
+        found = []
+        for row in rows:
+            s = int(np.searchsorted(bounds, row, side="right")) - 1
+            tree, t = trees[s], row - bounds[s]
+            found.append([self._alone(tree.path(int(index[t]))) for index in (tree.own, tree.other)])
+        own, other = np.asarray(found, dtype=np.float32).reshape(-1, 2).T
+        return own, other
+
+    @torch.inference_mode()
+    def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
+        """See `Judge`."""
+        inputs = [self._reading.steps(solution) for solution in solutions]
+        for s, (ids, _) in enumerate(inputs):
+            self._check_readable(f"solution {s}", ids, num_positions=len(ids))
+        scores: list[FloatArray] = [np.zeros(0, dtype=np.float32)] * len(inputs)
+        for batch in batches_within_budget([len(ids) for ids, _ in inputs], self._max_batch_tokens):
+            # Causal attention never looks at padding on the right.
+            padded = np.zeros((len(batch), max(len(inputs[i][0]) for i in batch)), dtype=np.int64)
+            for row, i in enumerate(batch):
+                padded[row, : len(inputs[i][0])] = inputs[i][0]
+            logits = self._logits(torch.from_numpy(padded).to(self._device)).cpu().numpy()
+            for row, i in enumerate(batch):
+                scores[i] = logits[row, inputs[i][1]]
+        return scores
+
+    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+        """Largest |packed - separate| difference in logit over random rows, those with a branch first.
+
+        Infinite where a logit is no number; 0 where there is nothing to compare.
+        """
+        trees = self._trees(request)
+        if not trees:
+            return 0.0
+        branched = np.concatenate([tree.own != tree.other for tree in trees])
+        rows = np.flatnonzero(branched if branched.any() else ~branched)
+        chosen = np.random.default_rng(seed).choice(rows, size=min(num_leaves, len(rows)), replace=False)
+        packed = self.score(request)
+        own, other = self.score_separately(request, chosen.tolist())
+        difference = np.abs([packed.trunk_logit[chosen] - own, packed.candidate_logit[chosen] - other])
+        return float(np.max(np.nan_to_num(difference, nan=np.inf), initial=0.0))
+
+    def _trees(self, request: JudgeRequest) -> list[Tree]:
+        asked = zip(request.questions, request.responses, request.candidates, strict=True)
+        trees = [self._reading.tree(question, response, candidate) for question, response, candidate in asked]
+        for s, tree in enumerate(trees):
+            ids = np.concatenate([tree.trunk, tree.branch_ids])
+            self._check_readable(f"trajectory {s}", ids, num_positions=len(tree.trunk))
+        return trees
+
+    def _batches(self, sizes: Sequence[int]) -> list[list[list[int]]]:
+        """Forwards, each a list of rows of trees: for flex attention one row of many trees, else a row a tree."""
+        if self._attention == "flex":
+            return [[row] for row in rows_within_budget(sizes, self._max_batch_tokens)]
+        return [[[i] for i in batch] for batch in batches_within_budget(sizes, self._max_batch_tokens)]
+
+    def _alone(self, ids: IntArray) -> float:
+        return float(self._logits(torch.from_numpy(ids.astype(np.int64))[None].to(self._device))[0, -1])
+
+    def _logits(self, ids: Int[Tensor, "S L"], **how: Any) -> Float[Tensor, "S L"]:
+        """Logit at every token; causal attention unless `how` says otherwise."""
+        hidden: Tensor = self._backbone(input_ids=ids, use_cache=False, **how).last_hidden_state
+        return self._head(hidden.float())
+
+    def _check_readable(self, what: str, ids: IntArray, *, num_positions: int) -> None:
+        foreign = ids[(ids < 0) | (ids >= self._num_embeddings)]
+        if len(foreign):
+            raise ModelError(
+                f"judge request, {what}: token id {int(foreign[0])} is outside the"
+                f" judge's {self._num_embeddings} embeddings; use a judge of the policy's tokenizer"
+                " family, or the weighting `teacher_prob`, which needs no judge"
+            )
+        if num_positions > self._max_positions:
+            raise ModelError(
+                f"judge request, {what}: {num_positions} tokens with the prompt, but"
+                f" the judge has {self._max_positions} positions; shorten prompts or responses"
+            )
+
+
+def _row_bounds(request: JudgeRequest) -> npt.NDArray[np.int64]:
+    """Trajectory s owns the rows bounds[s] : bounds[s + 1]. [S + 1]"""
+    return np.cumsum([0, *(len(response) for response in request.responses)], dtype=np.int64)
