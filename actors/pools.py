@@ -1,24 +1,33 @@
 """Pools of stateless actors, and the update loop's signals through them. References travel, payloads do not.
 
-Which replica answers changes nothing in the answer; a dead one is restarted by Ray and its requests are sent again.
+Which replica answers changes nothing in the answer. A dead one is restarted by Ray; the teacher's requests are sent again
+by Ray, the judge's by judge_pool.py, whose transport is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, cast
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.experimental import internal_kv
 
+from actors.judge_pool import JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.placement import actor_options, role_resources
 from actors.roles import EngineActor, JudgeActor
+from vcrd_ray.analysis.telemetry import JudgeTraffic
 from vcrd_ray.config import Config
-from vcrd_ray.errors import ScheduleError
+from vcrd_ray.errors import JudgeError, ScheduleError
+from vcrd_ray.judges import Judge
+from vcrd_ray.judges.loading import load_judge
+from vcrd_ray.judging import judged_at
+from vcrd_ray.models import load_tokenizer, resolve_model
 from vcrd_ray.signals import Pending
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
-
-T = TypeVar("T")
 
 
 class Pool:
@@ -79,25 +88,110 @@ def teacher_pool(config: Config) -> Pool | None:
     return engine_pool(config, path=config.teacher.path, role="teacher", replicas=config.teacher.replicas)
 
 
-def judge_pool(config: Config) -> Pool | None:
-    """Actors that hold the judge; None where the weighting needs none."""
+def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Pool | None:
+    """Actors that hold the judge; None where the weighting needs none.
+
+    Args:
+        load: makes the judge in each actor; the configured one, if not given.
+    """
     if not config.distill.objective.needs_judge:
         return None
-    remote = ray.remote(JudgeActor).options(**actor_options(role_resources(config, "judge")))
-    return Pool("judge", [remote.remote(config) for _ in range(config.judge.replicas)])
+    section = config.judge
+    options = actor_options(role_resources(config, "judge"))
+    # Ray would send a request to the same actor again and again, also one that kills it: JudgeClient decides instead.
+    options |= {"max_task_retries": 0, "max_concurrency": section.merge_requests}
+    remote = ray.remote(JudgeActor).options(**options)
+    make = partial(
+        remote.remote,
+        load or partial(load_judge, section, policy=config.student.path),
+        threads=section.threads,
+        merge_requests=section.merge_requests,
+        seed=config.run.seed,
+        running=mark_running,
+        only_at=judged_at(config.distill.objective.weighting, load_tokenizer(resolve_model(config.student.path))),
+        cache_dir=None if section.cache is None else (section.cache.path or config.run.dir / "judge-cache").resolve(),
+        cache_bytes=0 if section.cache is None else int(section.cache.max_gib * 1024**3),
+    )
+    return Pool("judge", [make() for _ in range(section.replicas)])
 
 
-class _Remote(Generic[T]):
-    """An answer behind one reference."""
+@contextmanager
+def mark_running(tag: Tag) -> Iterator[None]:
+    """Note in the cluster's store that a judge works on a request. The note outlives the process."""
+    internal_kv._internal_kv_put(_mark(tag), b"running")
+    try:
+        yield
+    finally:
+        internal_kv._internal_kv_del(_mark(tag))
 
-    def __init__(self, ref: Any, role: str, timeout_s: float) -> None:
-        self.ref = ref
-        self._role = role
+
+def _mark(tag: Tag) -> bytes:
+    return f"vcrd_ray/judge/{tag.id}".encode()
+
+
+class RayTransport:
+    """`Transport` to a pool of judge actors."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._replicas = pool.replicas
+        self._actor_ids = {replica._actor_id.hex() for replica in pool.replicas}
+
+    def send(self, replica: int, request: Request, tag: Tag) -> Any:
+        """See `Transport`."""
+        assert request.args is not None
+        return getattr(self._replicas[replica], request.method).remote(*request.args, tag)
+
+    def probe(self, replica: int) -> Any:
+        """See `Transport`."""
+        return self._replicas[replica].ready.remote()
+
+    def wait(self, tickets: Sequence[Any], timeout_s: float) -> list[Any]:
+        """See `Transport`."""
+        if not tickets:
+            time.sleep(timeout_s)
+            return []
+        first, rest = ray.wait(list(tickets), num_returns=1, timeout=timeout_s)
+        # What else is there costs nothing to know, and answers must be seen before a death is.
+        more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
+        return [*first, *more]
+
+    def answer(self, ticket: Any) -> Any:
+        """See `Transport`."""
+        try:
+            return ray.get(ticket)
+        except RayActorError as error:
+            if error.actor_id is not None and error.actor_id not in self._actor_ids:
+                raise  # the teacher, whose proposals the request was to judge
+            raise (ReplicaGoneError if isinstance(error, ActorDiedError) else ReplicaDownError)(str(error)) from error
+
+    def was_running(self, tag: Tag) -> bool:
+        """See `Transport`."""
+        return bool(internal_kv._internal_kv_del(_mark(tag)))
+
+    def forget(self, ticket: Any) -> None:
+        """See `Transport`. It may still wait for its arguments, and would run later, unasked for."""
+        ray.cancel(ticket)
+
+    def now(self) -> float:
+        """See `Transport`."""
+        return time.monotonic()
+
+
+class _RemoteScores:
+    """A judge's answer, or that there is none."""
+
+    def __init__(self, client: JudgeClient, request: Request, *, num_rows: int, timeout_s: float) -> None:
+        self._client = client
+        self._request = request
+        self._num_rows = num_rows
         self._timeout_s = timeout_s
 
-    def result(self) -> T:
+    def result(self) -> JudgeScores:
         """See `Pending`."""
-        return cast(T, _get(self.ref, self._role, self._timeout_s))
+        answer = self._client.result(self._request, timeout_s=self._timeout_s)
+        if self._request.set_aside:
+            return JudgeScores.nothing(self._num_rows, set_aside=True)
+        return cast(JudgeScores, answer)
 
 
 class _RemoteTeacher:
@@ -109,28 +203,47 @@ class _RemoteTeacher:
 
     def result(self) -> TeacherSignals:
         """See `Pending`."""
-        return cast(TeacherSignals, _get(self._signals, "teacher", self._timeout_s))
+        return cast(TeacherSignals, _get_teacher(self._signals, self._timeout_s))
 
 
-def _get(refs: Any, role: str, timeout_s: float) -> Any:
+def _get_teacher(ref: Any, timeout_s: float) -> Any:
     try:
-        return ray.get(refs, timeout=timeout_s)
+        return ray.get(ref, timeout=timeout_s)
     except GetTimeoutError:
         raise ScheduleError(
-            f"no answer from the {role} pool after {timeout_s:g} s; look at its log, or raise cluster.request_timeout_s"
+            f"no answer from the teacher pool after {timeout_s:g} s; look at its log, or raise cluster.request_timeout_s"
         ) from None
     except ActorDiedError as error:
-        raise ScheduleError(f"the {role} pool is gone for good: {error}") from error
+        raise ScheduleError(f"the teacher pool is gone for good: {error}") from error
 
 
 class RemoteSignals:
     """`SignalSource` through actor pools."""
 
-    def __init__(self, *, teacher: Pool | None, judge: Pool | None, request: TeacherRequest, timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        teacher: Pool | None,
+        judge: Pool | None,
+        request: TeacherRequest,
+        timeout_s: float,
+        rank: int,
+        max_crashes: int,
+    ) -> None:
+        """`rank` makes this process's requests known by name; `max_crashes` see judge.max_crashes."""
         self._teacher = teacher
         self._request = request
-        self._judge = judge
+        self._judge = (
+            None
+            if judge is None
+            else JudgeClient(RayTransport(judge), num_replicas=len(judge.replicas), max_crashes=max_crashes)
+        )
         self._timeout_s = timeout_s
+        self._rank = rank
+
+    def take_judge_traffic(self) -> JudgeTraffic:
+        """What happened to judge requests since the last call."""
+        return JudgeTraffic() if self._judge is None else self._judge.take_traffic()
 
     def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
         """See `SignalSource`."""
@@ -150,9 +263,21 @@ class RemoteSignals:
     def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        ref = self._judge.pick().self_check.remote(batch, side, candidates)
-        return float(_get(ref, "judge", self._timeout_s))
+        request = self._ask("self_check", batch, side, candidates)
+        difference = self._judge.result(request, timeout_s=self._timeout_s)
+        if request.set_aside:
+            raise JudgeError(
+                f"judge processes died of the self-check (request {request.id}) {request.crashes} times; look at their log"
+            )
+        return float(difference)
 
-    def _score(self, batch: PairBatch, side: str, candidates: Any) -> Pending[JudgeScores]:
+    def _score(self, batch: PairBatch, side: Side, candidates: Any) -> Pending[JudgeScores]:
         assert self._judge is not None
-        return _Remote(self._judge.pick().score.remote(batch, side, candidates), "judge", self._timeout_s)
+        rows = batch.rows.side_rows(side)
+        request = self._ask("score", batch, side, candidates)
+        return _RemoteScores(self._judge, request, num_rows=rows.stop - rows.start, timeout_s=self._timeout_s)
+
+    def _ask(self, method: str, batch: PairBatch, side: Side, candidates: Any) -> Request:
+        assert self._judge is not None
+        name = f"update {batch.update} micro {batch.micro} rank {self._rank} {side} {method}"
+        return self._judge.submit(Request(id=name, method=method, args=(batch, side, candidates)))

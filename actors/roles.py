@@ -6,16 +6,32 @@ They are wrapped by `ray.remote` where they are placed (pools.py), so that they 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 
-from vcrd_ray.config import Config, SamplingSection
+from actors.judge_pool import Tag
+from vcrd_ray.config import SamplingSection
 from vcrd_ray.engines.hf import HFEngine
-from vcrd_ray.judges.loading import load_judge
+from vcrd_ray.judges import Judge
+from vcrd_ray.judges.cache import ScoreCache, ScoreStore
+from vcrd_ray.judges.merging import MergingJudge
+from vcrd_ray.judging import judge_request
 from vcrd_ray.models import device_for
-from vcrd_ray.signals import judge_request
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
+from vcrd_ray.types import (
+    IntArray,
+    JudgeRequest,
+    JudgeScores,
+    PairBatch,
+    Prompt,
+    Rollout,
+    Side,
+    TeacherRequest,
+    TeacherSignals,
+)
 
 _SELF_CHECK_LEAVES = 8
 
@@ -45,21 +61,64 @@ class EngineActor:
 class JudgeActor:
     """Holds one judge."""
 
-    def __init__(self, config: Config) -> None:
-        torch.set_num_threads(config.judge.threads)
-        self._judge = load_judge(config.judge, policy=config.student.path)
-        self._seed = config.run.seed
+    def __init__(
+        self,
+        load: Callable[[], Judge],
+        *,
+        threads: int,
+        merge_requests: int,
+        seed: int,
+        running: Callable[[Tag], AbstractContextManager[None]],
+        only_at: Collection[int] | None = None,
+        cache_dir: Path | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        """Load the judge.
+
+        Args:
+            load: makes it.
+            threads: CPU threads.
+            merge_requests: requests that may share a pass.
+            seed: of the self-check's choice of branches.
+            running: held around the work on a request, so that it is known what a dead process was working on.
+            only_at: see `judge_request`.
+            cache_dir: where scores of student prefixes are kept, in a file of this host; None: nowhere.
+            cache_bytes: bound on that file.
+        """
+        torch.set_num_threads(threads)
+        self._judge = load()
+        self._merging = MergingJudge(self._judge, max_requests=merge_requests) if merge_requests > 1 else None
+        self._seed = seed
+        self._running = running
+        self._only_at = only_at
+        self._cache = None
+        if cache_dir is not None:
+            # A file of each host: SQLite's locks do not reach over a network.
+            store = ScoreStore(cache_dir / f"{socket.gethostname()}.sqlite", max_bytes=cache_bytes)
+            self._cache = ScoreCache(store, fingerprint=self._judge.profile.fingerprint)
 
     def ready(self) -> int:
         """Process id, once the judge is loaded."""
         return os.getpid()
 
-    def score(self, batch: PairBatch, side: Side, candidates: IntArray) -> JudgeScores:
+    def score(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> JudgeScores:
         """Scores of one side's rollouts and of the other model's proposals. [rows of that side]"""
-        return self._judge.score(judge_request(batch, side, candidates))
 
-    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
+        def ask(request: JudgeRequest) -> JudgeScores:
+            if self._merging is not None:
+                return self._merging.score(request, alone=tag.alone, during=self._running(tag))
+            with self._running(tag):
+                return self._judge.score(request)
+
+        request = judge_request(batch, side, candidates, only_at=self._only_at)
+        # Scores on teacher prefixes depend on what the student proposes now.
+        return ask(request) if self._cache is None or side == "teacher" else self._cache.score(request, ask)
+
+    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> float:
         """Largest logit difference of packed and separate judging on some leaves."""
-        return self._judge.self_check(
-            judge_request(batch, side, candidates), num_leaves=_SELF_CHECK_LEAVES, seed=self._seed
-        )
+        with self._running(tag):
+            return (self._merging or self._judge).self_check(
+                judge_request(batch, side, candidates, only_at=self._only_at),
+                num_leaves=_SELF_CHECK_LEAVES,
+                seed=self._seed,
+            )

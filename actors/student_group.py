@@ -24,7 +24,7 @@ from actors.placement import role_resources
 from actors.pools import Pool, RemoteSignals
 from vcrd_ray import checkpoints
 from vcrd_ray.backends import DeepSpeedBackend, use_cpu_accelerator
-from vcrd_ray.config import Config, OracleJudgeSection, TrainingSection
+from vcrd_ray.config import Config, ModelJudge, TrainingSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.data.problems import make_examples, read_problems, write_rejects
 from vcrd_ray.data.rollouts import read_pairs
@@ -85,6 +85,7 @@ def train(job: RankJob) -> None:
     for attempt in range(job.config.student.max_failures + 1):
         try:
             _fit(job)
+            warn_of_set_aside(job.run_dir)
             return
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
@@ -121,6 +122,16 @@ def _fit(job: RankJob) -> None:
         ),
     )
     trainer.fit()
+
+
+def warn_of_set_aside(run_dir: Path) -> None:
+    """Tell the person who waits for the run; what the ranks log is in Ray's files only."""
+    rows = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
+    if rows:
+        logger.warning(
+            "%d rows were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in %s)",
+            *(rows, run_dir / "metrics.jsonl"),
+        )
 
 
 def _causes(failure: BaseException | None) -> list[BaseException]:
@@ -185,7 +196,7 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         "student": model_fingerprint(student.directory),
         "tokenizer": tokenizer_fingerprint(student.tokenizer),
     }
-    if job.judge is not None and not isinstance(config.judge, OracleJudgeSection):
+    if job.judge is not None and isinstance(config.judge, ModelJudge):
         fingerprints["judge"] = model_fingerprint(resolve_model(config.judge.path))
     pairs, rejects = read_pairs(
         job.rollouts,
@@ -198,25 +209,29 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         write_rejects(job.run_dir / "rejects.jsonl", rejects)
     held_out = section.objective.mixing.validation_pairs if section.objective.mixing else 0
     backend = _backend(config, section, student, num_examples=len(pairs) - held_out, world_size=world_size)
+    signals = RemoteSignals(
+        teacher=job.teacher,
+        judge=job.judge,
+        request=teacher_request(section, config.teacher, seed=config.run.seed),
+        timeout_s=config.cluster.request_timeout_s,
+        rank=rank,
+        max_crashes=config.judge.max_crashes,
+    )
     distiller = Distiller(
         backend=backend,
         teacher_head=load_head(teacher, dtype=config.teacher.dtype).to(device)
         if section.objective.needs_teacher and config.teacher.transport == "hidden"
         else None,
-        signals=RemoteSignals(
-            teacher=job.teacher,
-            judge=job.judge,
-            request=teacher_request(section, config.teacher, seed=config.run.seed),
-            timeout_s=config.cluster.request_timeout_s,
-        ),
+        signals=signals,
         pairs=pairs,
         section=section,
         seed=config.run.seed,
         vocab_size=vocab_size,
         judge_bounds=JudgeBounds(
             max_invalid_share=config.judge.max_invalid_share,
-            self_check_tolerance=None if isinstance(config.judge, OracleJudgeSection) else config.judge.tolerance,
+            self_check_tolerance=config.judge.tolerance if isinstance(config.judge, ModelJudge) else None,
         ),
+        take_judge_traffic=signals.take_judge_traffic,
     )
     _run(
         job,

@@ -1,7 +1,8 @@
 """The whole main job: SFT, rollouts, distillation by one method or several, evaluation, report.
 
-    python -m jobs.pipeline --config FILE [--methods vcrd distillm2 ...] [--section.key value ...] [--dry-run]
+    python -m jobs.pipeline --config FILE [--methods vcrd distillm2 ...] [--calibrate N] [--section.key value ...] [--dry-run]
 
+With --calibrate, the judge's scores on N rollouts are measured (jobs.calibrate) before anything is distilled.
 Every stage can be interrupted; the same command goes on where it stopped. Ends with a table and RUN/report.html.
 """
 
@@ -17,15 +18,17 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from jobs import distill, evaluate, rollouts, sft
+from jobs import calibrate, distill, evaluate, rollouts, sft
 from jobs.cli import load_config, run_main
 from jobs.common import print_dry_run
 from vcrd_ray.config import Config
+from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.statistics import Accuracy
 from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import read_jsonl, write_json
 
 T = TypeVar("T")
+_DEMO_CALIBRATION = 400
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "sft", "rollouts", "distill", "evaluate")
 
 
@@ -39,7 +42,7 @@ def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:
     evaluate.check(config, fetch=fetch)
 
 
-def run(config: Config, methods: list[str]) -> dict[str, Any]:
+def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> dict[str, Any]:
     """All stages in order; what stands in summary.json."""
     from actors.cluster import ray_cluster
     from vcrd_ray.analysis.report import write_report
@@ -66,6 +69,9 @@ def run(config: Config, methods: list[str]) -> dict[str, Any]:
             base = timed("sft", lambda: sft.run(config))
             config = config.model_copy(update={"student": config.student.model_copy(update={"path": str(base)})})
         timed("rollouts", lambda: rollouts.run(config))
+        judged = any(with_method(config, method).distill.objective.needs_judge for method in methods)
+        if calibrated_rollouts and judged:
+            timed("calibrate", lambda: calibrate.run(config, method="isotonic", max_rollouts=calibrated_rollouts))
         evaluated("teacher", config.teacher.path)
         evaluated("student" if config.sft.skip else "sft", config.student.path)
         for method in methods:
@@ -123,12 +129,21 @@ def main(argv: list[str], *, job: str = "pipeline") -> int:
         default=["vcrd"],
         help="methods to run side by side (default: vcrd)",
     )
+    extra.add_argument(
+        "--calibrate",
+        type=int,
+        default=_DEMO_CALIBRATION if job == "demo" else 0,
+        metavar="N",
+        help="measure the judge on N rollouts, 0: not at all (default: %(default)s)",
+    )
     config, flags = load_config(job, "The whole main job.", argv, extra=extra)
+    if flags.calibrate < 0:
+        raise ConfigError(f"--calibrate {flags.calibrate}: must be at least 0")
     if flags.dry_run:
         check(config, flags.methods, fetch=False)
         print_dry_run(config, SECTIONS, actors=True)
         return 0
-    show(run(config, flags.methods))
+    show(run(config, flags.methods, calibrated_rollouts=flags.calibrate))
     return 0
 
 

@@ -16,14 +16,13 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 
-from vcrd_ray.analysis.telemetry import Telemetry, pick_decisions
+from vcrd_ray.analysis.telemetry import JudgeTraffic, Telemetry, pick_decisions
 from vcrd_ray.backends import Backend
 from vcrd_ray.config import AdaptiveMixing, DistillSection, TeacherSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.errors import DataError, JudgeError, ModelError
-from vcrd_ray.fused import (
-    FusedRows,
-)
+from vcrd_ray.fused import FusedRows
+from vcrd_ray.judging import judged_at, one_per_row, set_aside_rows, validity_of
 from vcrd_ray.models import pad_id, special_ids
 from vcrd_ray.objectives import (
     ObjectiveState,
@@ -47,7 +46,6 @@ from vcrd_ray.types import (
     TeacherRequest,
     TeacherSignals,
     UpdateReport,
-    Validity,
 )
 
 
@@ -100,8 +98,12 @@ class Distiller:
         seed: int,
         vocab_size: int,
         judge_bounds: JudgeBounds,
+        take_judge_traffic: Callable[[], JudgeTraffic] = JudgeTraffic,
     ) -> None:
-        """`teacher_head` is needed where the teacher's hidden states travel."""
+        """Where the teacher's hidden states travel, `teacher_head` is needed.
+
+        `take_judge_traffic` is asked once an update; a judge in this process has none.
+        """
         for name, head in (("teacher", teacher_head), ("student", backend.student.head)):
             if head is not None and len(head) < vocab_size:
                 raise ModelError(
@@ -123,9 +125,11 @@ class Distiller:
             seed=seed,
         )
         self._bounds = judge_bounds
+        self._take_judge_traffic = take_judge_traffic
         self._special_ids = special_ids(self._student.tokenizer)
         self._padding = pad_id(self._student.tokenizer)
         self._judged = section.objective.needs_judge
+        self._judged_at = judged_at(section.objective.weighting, self._student.tokenizer)
         self._pairs, self._held_out = _split(pairs, section.objective.mixing)
         self.order = DataOrder(
             num_examples=len(self._pairs),
@@ -255,14 +259,27 @@ class Distiller:
 
     def _backward(self, done: _Forwarded, telemetry: Telemetry) -> list[Decision]:
         batch = done.asked.batch
-        validity = self._validity(done, telemetry) if self._judged else None
+        scores = self._wait_for_judge(done, telemetry) if self._judged else {}
+        validity = None
+        if self._judged:
+            assert done.asked.teacher is not None
+            validity = validity_of(
+                batch,
+                scores,
+                teacher_proposals=done.asked.teacher.result().student_prefix_proposals,
+                student_proposals=_proposals(done.fused["teacher"]) if "teacher" in scores else None,
+            )
         weights = row_weights(
             self._objective.weighting,
             validity=validity,
             fused=list(done.fused.values()),
             num_rows=batch.rows.num_rows,
             special_ids=self._special_ids,
+            ends_step=None if self._judged_at is None else np.isin(batch.rows.tokens, list(self._judged_at)),
         )
+        aside = set_aside_rows(batch, scores)
+        telemetry.times["set_aside"] += int((weights.invalid & aside).sum())
+        weights = replace(weights, invalid=weights.invalid & ~aside)
         coefficient = self._coefficients(batch)
         rows = torch.cat([fused.divergence for fused in done.fused.values()])
         factor = torch.from_numpy(coefficient * weights.weight).to(rows.device)
@@ -291,50 +308,34 @@ class Distiller:
             num_student_tokens=tokens["student"],
         )
 
-    def _validity(self, done: _Forwarded, telemetry: Telemetry) -> Validity:
+    def _wait_for_judge(self, done: _Forwarded, telemetry: Telemetry) -> dict[Side, JudgeScores]:
+        """The scores of the sides that take part, with NaN for those of a wrong number."""
         waiting = time.perf_counter()
         scores = {
-            side: pending.result()
+            side: one_per_row(pending.result(), done.asked.batch, side)
             for side, pending in zip(SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True)
             if pending is not None
         }
         telemetry.times["wait_judge_s"] += time.perf_counter() - waiting
         telemetry.times["judge_s"] += sum(s.seconds for s in scores.values())
         telemetry.times["judge_tokens"] += sum(s.num_tokens for s in scores.values())
-        assert done.asked.teacher is not None
-        tokens = done.asked.batch.rows.tokens
-        # The owner of a rollout proposes its own next token; the other model proposes a fresh sample.
-        parts: list[Validity] = []
-        if "teacher" in scores:
-            on_teacher = scores["teacher"]
-            parts.append(
-                Validity(
-                    teacher_proposal=tokens[: done.asked.batch.rows.num_teacher_rows],
-                    student_proposal=_proposals(done.fused["teacher"]),
-                    teacher_logit=on_teacher.trunk_logit,
-                    student_logit=on_teacher.candidate_logit,
-                )
-            )
-        if "student" in scores:
-            on_student = scores["student"]
-            parts.append(
-                Validity(
-                    teacher_proposal=done.asked.teacher.result().student_prefix_proposals,
-                    student_proposal=tokens[done.asked.batch.rows.num_teacher_rows :],
-                    teacher_logit=on_student.candidate_logit,
-                    student_logit=on_student.trunk_logit,
-                )
-            )
-        return Validity.concatenate(parts)
+        return scores
 
     def _step(self, update: int, telemetry: Telemetry, decisions: list[Decision], started: float) -> UpdateReport:
         norm, lr = self._backend.step()
-        total = self._sum(telemetry.to_vector())
-        metrics = Telemetry.metrics(total, world_size=self._backend.world_size)
+        traffic = self._take_judge_traffic()
+        telemetry.times["retries"] += traffic.retries
+        telemetry.times["replica_deaths"] += traffic.replica_deaths
+        world_size = self._backend.world_size
+        in_flight = np.zeros(world_size)
+        in_flight[self._backend.rank] = traffic.max_in_flight
+        total = self._sum(np.concatenate([in_flight, telemetry.to_vector()]))
+        metrics = Telemetry.metrics(total[world_size:], world_size=world_size)
+        metrics["judge/max_in_flight"] = float(total[:world_size].max())
         judged, invalid = metrics["judge/judged_rows"], metrics["judge/invalid_rows"]
         if invalid > self._bounds.max_invalid_share * (judged + invalid):
             raise JudgeError(
-                f"update {update}: {invalid:.0f} of {judged + invalid:.0f} scores are NaN or infinite, more than"
+                f"update {update}: {invalid:.0f} of {judged + invalid:.0f} scores are NaN, infinite or missing, more than"
                 f" judge.max_invalid_share {self._bounds.max_invalid_share}; check the judge's checkpoint and dtype"
             )
         metrics |= {"grad_norm": norm, "lr": lr, "time/update_s": time.perf_counter() - started}

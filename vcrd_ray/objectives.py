@@ -16,7 +16,9 @@ from vcrd_ray.divergences import Divergence
 from vcrd_ray.fused import FusedRows, PerSequenceSkew
 from vcrd_ray.types import FloatArray, RowLayout, Side, Validity
 from vcrd_ray.weighting import (
+    BoolArray,
     Weights,
+    chosen_weights,
     difference_weights,
     inverse_ratio_weights,
     ratio_weights,
@@ -142,9 +144,22 @@ def row_weights(
     fused: Collection[FusedRows],
     num_rows: int,
     special_ids: Collection[int],
+    ends_step: BoolArray | None = None,
 ) -> Weights:
-    """One weight a row from whatever signal the rule declares that it needs. `fused` are the sides in row order."""
+    """One weight a row from whatever signal the rule declares that it needs.
+
+    Args:
+        fused: the sides in row order.
+        ends_step: rows whose trajectory token ends a step, for the rule that asks for it. [N]
+    """
     match weighting:
+        case config.CompositeWeighting():
+            assert ends_step is not None
+            parts = (
+                row_weights(part, validity=validity, fused=fused, num_rows=num_rows, special_ids=special_ids)
+                for part in (weighting.step_end, weighting.mid_step)
+            )
+            return chosen_weights(ends_step, *parts)
         case config.UniformWeighting():
             return uniform_weights(num_rows)
         case config.TeacherProbWeighting():

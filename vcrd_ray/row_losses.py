@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 
-from vcrd_ray.config import DivergenceSection, ObjectiveSection, TeacherProbWeighting
+from vcrd_ray.config import CompositeWeighting, DivergenceSection, ObjectiveSection, TeacherProbWeighting
 from vcrd_ray.divergences import Divergence
 from vcrd_ray.engines.hf import pair_keys
 from vcrd_ray.fused import (
@@ -78,6 +78,7 @@ class RowLosses:
             self._adapted(fixed, side, batch, states, teacher, state) if is_adaptive(section) and not plain else fixed
         )
         weighting = self._objective.weighting
+        by_teacher = weighting.mid_step if isinstance(weighting, CompositeWeighting) else weighting
         return fused_divergence(
             divergence=adapted,
             student_hidden=states,
@@ -88,8 +89,8 @@ class RowLosses:
             uniform=self._uniform(batch, rows)
             if self._objective.needs_judge and side == "teacher" and not plain
             else None,
-            teacher_probability_top_k=weighting.top_k
-            if isinstance(weighting, TeacherProbWeighting) and not plain
+            teacher_probability_top_k=by_teacher.top_k
+            if isinstance(by_teacher, TeacherProbWeighting) and not plain
             else None,
         )
 

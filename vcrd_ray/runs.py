@@ -44,6 +44,8 @@ _FREE_TO_CHANGE = (
     "student.max_failures",
     "teacher.replicas",
     "judge.replicas",
+    "judge.cache",
+    "judge.max_crashes",
     "evaluate.replicas",
 )
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
-
-import numpy as np
 
 from vcrd_ray.engines import Engine
 from vcrd_ray.judges import Judge
-from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
+from vcrd_ray.judging import judge_request
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -48,18 +47,6 @@ class SignalSource(Protocol):
         ...
 
 
-def judge_request(batch: PairBatch, side: Side, candidates: IntArray) -> JudgeRequest:
-    """The request about one side's rollouts; `candidates` are the other model's proposals in row order."""
-    asked = [(p.question, p.teacher_ids if side == "teacher" else p.student_ids) for p in batch.pairs]
-    questions, responses = zip(*((question, ids) for question, ids in asked if len(ids)), strict=True)
-    cuts = np.cumsum([len(r) for r in responses])[:-1]
-    return JudgeRequest(
-        questions=questions,
-        responses=responses,
-        candidates=tuple(np.split(candidates, cuts)),
-    )
-
-
 class _Lazy(Pending[T_co]):
     """Computes on first need and keeps the answer."""
 
@@ -76,7 +63,16 @@ class _Lazy(Pending[T_co]):
 class LocalSignals:
     """Teacher and judge in this process, one after the other."""
 
-    def __init__(self, *, teacher: Engine | None, judge: Judge | None, request: TeacherRequest) -> None:
+    def __init__(
+        self,
+        *,
+        teacher: Engine | None,
+        judge: Judge | None,
+        request: TeacherRequest,
+        only_at: Collection[int] | None = None,
+    ) -> None:
+        """`only_at`: see `judge_request`."""
+        self._only_at = only_at
         self._teacher = teacher
         self._judge = judge
         self._request = request
@@ -98,8 +94,10 @@ class LocalSignals:
     def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        return self._judge.self_check(judge_request(batch, side, candidates), num_leaves=8, seed=self._request.seed)
+        return self._judge.self_check(
+            judge_request(batch, side, candidates, only_at=self._only_at), num_leaves=8, seed=self._request.seed
+        )
 
     def _score(self, batch: PairBatch, side: Side, candidates: IntArray) -> JudgeScores:
         assert self._judge is not None
-        return self._judge.score(judge_request(batch, side, candidates))
+        return self._judge.score(judge_request(batch, side, candidates, only_at=self._only_at))

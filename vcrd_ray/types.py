@@ -245,6 +245,23 @@ class JudgeScores:
     """Tokens that went through the judge for this answer, prompt, trunk and branches together, padding not counted."""
     seconds: float
     """Time the judge worked on it."""
+    set_aside: bool = False
+    """The request was given up because judges died of it: all logits are NaN, and no fault of theirs."""
+
+    @classmethod
+    def nothing(cls, num_rows: int, *, set_aside: bool) -> JudgeScores:
+        """No score for any row."""
+        logit = np.full(num_rows, np.nan, dtype=np.float32)
+        return cls(trunk_logit=logit, candidate_logit=logit, num_tokens=0, seconds=0.0, set_aside=set_aside)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSolution:
+    """A solution cut in steps, as judges of whole steps read it."""
+
+    question: str
+    steps: tuple[str, ...]
+    """Without the separators between them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

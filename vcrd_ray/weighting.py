@@ -59,7 +59,9 @@ def inverse_ratio_weights(validity: Validity, *, special_ids: Collection[int], e
 def student_score_weights(validity: Validity, *, special_ids: Collection[int]) -> Weights:
     """w = r(c, a^S), equal proposals included; 1 where a proposal is a special token."""
     asked = ~_special(validity, special_ids)
-    judged, _, student_logit = _readable(validity, asked)
+    # The teacher's score may be missing: judges of whole steps have none for a token of somebody else.
+    judged = asked & np.isfinite(validity.student_logit)
+    student_logit = np.where(judged, validity.student_logit, 0.0).astype(np.float64)
     weight = np.where(judged, np.exp(_log_sigmoid(student_logit)), 1.0)
     return Weights(
         weight=weight.astype(np.float32), judged=judged, clipped=np.zeros_like(judged), invalid=asked & ~judged
@@ -90,6 +92,12 @@ def teacher_prob_weights(
     weight = np.exp(np.clip(log_weight, -bound, bound)).astype(np.float32)
     nowhere = np.zeros(len(weight), dtype=np.bool_)
     return Weights(weight=weight, judged=nowhere, clipped=np.abs(log_weight) > bound, invalid=nowhere)
+
+
+def chosen_weights(where: BoolArray, there: Weights, elsewhere: Weights) -> Weights:
+    """One rule's weights on some rows, another's on all others."""
+    names = ("weight", "judged", "clipped", "invalid")
+    return Weights(**{name: np.where(where, getattr(there, name), getattr(elsewhere, name)) for name in names})
 
 
 def uniform_weights(n: int) -> Weights:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from jobs import distill
 from tests.actors.conftest import SMALL, make_config
 from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
+from vcrd_ray.config import DistillSection
 from vcrd_ray.errors import VcrdError
 from vcrd_ray.runs import read_jsonl
 
@@ -69,7 +70,7 @@ def test_training_changes_the_student_and_leaves_a_complete_run_directory(refere
 
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
     from vcrd_ray.backends import TorchBackend
-    from vcrd_ray.config import DistillSection, StudentSection, TeacherSection, ValueHeadJudgeSection
+    from vcrd_ray.config import StudentSection, TeacherSection, ValueHeadJudgeSection
     from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
@@ -157,9 +158,17 @@ def disturbed(run_dir: Path, rollouts: Path, names: tuple[str, ...], **options: 
 def test_killed_teacher_and_judge_are_replaced_and_the_result_is_the_same(
     rollouts: Path, reference: Path, tmp_path: Path
 ) -> None:
-    run, killed = disturbed(tmp_path, rollouts, ("EngineActor", "JudgeActor"))
-    assert len(killed) >= 2
+    two = {"type": "value_head", "replicas": 2}
+    run, killed = disturbed(tmp_path, rollouts, ("EngineActor", "JudgeActor"), judge=two)
+    assert len(killed) >= 3
     assert_bitwise(run, reference)
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert (
+        sum(row["judge/replica_deaths"] for row in rows) >= 1 and sum(row["judge/set_aside_rows"] for row in rows) == 0
+    )
+    prefetch = DistillSection.model_validate(SMALL).prefetch
+    # Two open micro-batches of two sides, what is asked ahead, and the self-check.
+    assert all(2 <= row["judge/max_in_flight"] <= prefetch + 5 for row in rows)
 
 
 def test_a_killed_rank_goes_on_from_the_last_checkpoint_with_the_same_result(

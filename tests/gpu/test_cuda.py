@@ -11,7 +11,7 @@ from vcrd_ray.divergences import SkewedKL, SkewedReverseKL
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.fused import HiddenTeacher, fused_divergence
 from vcrd_ray.judges.loading import load_judge
-from vcrd_ray.signals import judge_request
+from vcrd_ray.judging import judge_request
 from vcrd_ray.types import PairBatch, RolloutPair, TeacherRequest
 from vcrd_ray.wire import from_wire
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.loading import load_judge
-from vcrd_ray.models import load_head, resolve_model
+from vcrd_ray.judging import judged_at
+from vcrd_ray.models import load_head, load_tokenizer, resolve_model, token_ids_with
 from vcrd_ray.signals import LocalSignals
 from vcrd_ray.student import Student
 from vcrd_ray.types import JudgeRequest, JudgeScores, RolloutPair, UpdateReport
@@ -64,7 +67,10 @@ class Run:
             backend=self.backend,
             teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
             signals=LocalSignals(
-                teacher=teacher, judge=judge, request=teacher_request(self.section, self.teacher, seed=0)
+                teacher=teacher,
+                judge=judge,
+                request=teacher_request(self.section, self.teacher, seed=0),
+                only_at=judged_at(self.section.objective.weighting, student.tokenizer),
             ),
             pairs=pairs,
             section=self.section,
@@ -183,6 +189,50 @@ def test_prm_free_weights_stay_in_their_bounds_and_ask_no_judge(pairs: list[Roll
     assert metrics["judge/judged_rows"] == 0 and 0.5 <= metrics["weights/mean"] <= 2 and metrics["weights/mean"] != 1
 
 
+def test_composite_judges_step_ends_and_asks_the_teacher_elsewhere(
+    pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
+) -> None:
+    def first_update(weighting: dict[str, Any], judge: Judge = judge) -> dict[str, float]:
+        run = Run(pairs, teacher, judge, objective={"weighting": weighting}, decisions_per_update=10_000)
+        return run.updates(stop=1).reports[0].metrics
+
+    asked: list[int] = []
+
+    class Counting:
+        profile, self_check = judge.profile, judge.self_check
+
+        def score(self, request: JudgeRequest) -> JudgeScores:
+            differs = np.concatenate(request.candidates) != np.concatenate(request.responses)
+            asked.append(int(differs.sum()))
+            newlines = token_ids_with(load_tokenizer(resolve_model(STUDENT)), "\n")
+            assert np.isin(np.concatenate(request.responses)[differs], list(newlines)).all()
+            return judge.score(request)
+
+    composite = first_update({"type": "composite"}, Counting())  # type: ignore[arg-type]
+    ratio, teacher_prob = first_update({"type": "ratio"}), first_update({"type": "teacher_prob"})
+    assert 0 < composite["judge/judged_rows"] <= sum(asked) < ratio["judge/judged_rows"] / 4
+    assert len({m["loss"] for m in (composite, ratio, teacher_prob)}) == 3
+
+
+def test_a_judge_of_whole_steps_weighs_student_prefixes_by_the_student_score(
+    pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
+) -> None:
+    class StepJudge:
+        """No score for what the trajectory does not say."""
+
+        profile, self_check = judge.profile, judge.self_check
+
+        def score(self, request: JudgeRequest) -> JudgeScores:
+            scores = judge.score(request)
+            differs = np.concatenate(request.candidates) != np.concatenate(request.responses)
+            return replace(scores, candidate_logit=np.where(differs, np.nan, scores.trunk_logit).astype(np.float32))
+
+    objective = {"weighting": {"type": "student_score"}, "lambda_teacher": 0.0}
+    runs = [Run(pairs, teacher, j, objective=objective).updates(stop=2) for j in (judge, StepJudge())]  # type: ignore[list-item]
+    assert all(runs[0].weights()[name].equal(weight) for name, weight in runs[1].weights().items())
+    assert runs[1].reports[0].metrics["judge/invalid_rows"] == 0 < runs[1].reports[0].metrics["judge/judged_rows"]
+
+
 class BrokenJudge:
     """Answers NaN for a share of the rows."""
 
@@ -207,13 +257,65 @@ def test_nan_from_the_judge_weighs_one_is_counted_and_stops_the_run_beyond_the_b
     pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
 ) -> None:
     run = Run(pairs, teacher, BrokenJudge(judge, 0.5))
-    with pytest.raises(JudgeError, match=r"scores are NaN or infinite, more than judge\.max_invalid_share 0\.01"):
+    with pytest.raises(
+        JudgeError, match=r"scores are NaN, infinite or missing, more than judge\.max_invalid_share 0\.01"
+    ):
         run.updates()
     tolerant = Run(pairs, teacher, BrokenJudge(judge, 0.5))
     tolerant.distiller._bounds = JudgeBounds(max_invalid_share=1.0, self_check_tolerance=None)
     tolerant.updates(stop=1)
     assert tolerant.reports[0].metrics["judge/invalid_rows"] > 0
     assert np.isfinite(tolerant.reports[0].metrics["loss"])
+
+
+class SilentJudge(BrokenJudge):
+    """Answers one of three requests with `answer` of its rightful scores."""
+
+    def __init__(self, inner: Judge, answer: Callable[[JudgeScores], JudgeScores]) -> None:
+        super().__init__(inner, 0.0)
+        self._answer, self._count = answer, 0
+
+    def score(self, request: JudgeRequest) -> JudgeScores:
+        scores = self._inner.score(request)
+        self._count += 1
+        return self._answer(scores) if self._count % 3 == 1 else scores
+
+
+def test_scores_of_a_wrong_number_weigh_one_and_count_as_invalid(
+    pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
+) -> None:
+    answers: list[Callable[[JudgeScores], JudgeScores]] = [
+        lambda s: replace(s, trunk_logit=s.trunk_logit[:-1]),
+        lambda s: replace(s, candidate_logit=s.candidate_logit[:1]),
+        lambda s: replace(s, trunk_logit=s.trunk_logit[:, None], candidate_logit=s.candidate_logit[:, None]),
+    ]
+    nan = Run(pairs, teacher, SilentJudge(judge, lambda s: replace(s, trunk_logit=s.trunk_logit * np.nan)))
+    nan.distiller._bounds = JudgeBounds(max_invalid_share=1.0, self_check_tolerance=None)
+    wanted = nan.updates(stop=1).reports[0].metrics
+    assert wanted["judge/invalid_rows"] > 0
+    for answer in answers:
+        with pytest.raises(JudgeError, match="infinite or missing"):
+            Run(pairs, teacher, SilentJudge(judge, answer)).updates()
+        run = Run(pairs, teacher, SilentJudge(judge, answer))
+        run.distiller._bounds = JudgeBounds(max_invalid_share=1.0, self_check_tolerance=None)
+        metrics = run.updates(stop=1).reports[0].metrics
+        for name in ("judge/invalid_rows", "judge/judged_rows", "loss"):
+            assert metrics[name] == wanted[name]
+
+
+def test_rows_set_aside_weigh_one_and_are_counted_apart_from_invalid_ones(
+    pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
+) -> None:
+    def nothing(scores: JudgeScores) -> JudgeScores:
+        return JudgeScores.nothing(len(scores.trunk_logit), set_aside=True)
+
+    whole = Run(pairs, teacher, judge).updates(stop=1).reports[0].metrics
+    metrics = Run(pairs, teacher, SilentJudge(judge, nothing)).updates(stop=1).reports[0].metrics
+    assert metrics["judge/set_aside_rows"] > 0 and metrics["judge/invalid_rows"] == 0
+    assert metrics["judge/judged_rows"] + metrics["judge/set_aside_rows"] == whole["judge/judged_rows"]
+    missing = Run(pairs, teacher, SilentJudge(judge, lambda s: replace(nothing(s), set_aside=False)))
+    missing.distiller._bounds = JudgeBounds(max_invalid_share=1.0, self_check_tolerance=None)
+    assert missing.updates(stop=1).reports[0].metrics["loss"] == metrics["loss"]
 
 
 def test_a_judge_that_fails_its_self_check_stops_the_run_before_it_trains(

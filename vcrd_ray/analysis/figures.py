@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from vcrd_ray.analysis.calibration import HISTOGRAM_BINS, ClassFigures
 from vcrd_ray.analysis.run_data import TrainingData, display_name
 from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.judges.calibrated import PositionClass
 from vcrd_ray.types import Decision
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -197,6 +199,36 @@ def judge_health(run: TrainingData) -> go.Figure:
             line={"color": PALETTE[index], "width": 1.5},
         )
     return _styled(figure, height=280, x="update", y="% of positions")
+
+
+def reliability(classes: Mapping[PositionClass, ClassFigures]) -> go.Figure:
+    """Share of right answers over mean score, in tenths of the score, a line a class of positions."""
+    figure = go.Figure()
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dash", "color": "#444"}, showlegend=False)
+    for (name, row), colour in zip(classes.items(), PALETTE, strict=False):
+        bins = [b for b in row.bins if b.count]
+        figure.add_scatter(
+            x=[b.mean_score for b in bins],
+            y=[b.share_right for b in bins],
+            text=[f"{b.count} reads" for b in bins],
+            mode="lines+markers",
+            name=name.replace("_", " "),
+            line={"color": colour, "width": 1.5},
+        )
+    figure.update_xaxes(range=[-0.02, 1.02])
+    figure.update_yaxes(range=[-0.02, 1.02])
+    return _styled(figure, height=360, x="mean score", y="share that ends right")
+
+
+def judge_scores(classes: Mapping[PositionClass, ClassFigures]) -> go.Figure:
+    """Distribution of the judge's scores, a colour a class of positions."""
+    figure = go.Figure()
+    centres = (np.arange(HISTOGRAM_BINS) + 0.5) / HISTOGRAM_BINS
+    for (name, row), colour in zip(classes.items(), PALETTE, strict=False):
+        share = 100 * np.asarray(row.histogram) / max(1, row.reads)
+        figure.add_bar(x=centres, y=share, name=name.replace("_", " "), marker_color=colour, opacity=0.6)
+    figure.update_layout(barmode="overlay", bargap=0)
+    return _styled(figure, height=260, x="score", y="% of reads")
 
 
 def _array(values: Sequence[float]) -> npt.NDArray[np.float64]:

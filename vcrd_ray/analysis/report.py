@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from plotly.offline import get_plotlyjs
 
 from vcrd_ray.analysis import figures
+from vcrd_ray.analysis.calibration import CalibrationReport, extrapolation, verdict
 from vcrd_ray.analysis.run_data import RunData, TrainingData, display_name, read_run
 from vcrd_ray.analysis.verdicts import verdicts
 from vcrd_ray.runs import write_text
@@ -77,6 +78,8 @@ def _context(data: RunData) -> dict[str, Any]:
         "health": _figure(figures.judge_health(judged)) if judged else None,
         "self_check": judged.facts.get("self_check_difference") if judged else None,
         "invalid": sum(row["judge/invalid_rows"] for row in judged.metrics) if judged else None,
+        "trust": _trust(data.calibration) if data.calibration else None,
+        "processbench": data.processbench,
         "runs": [run for run in [data.sft, *data.distillations] if run is not None],
     }
 
@@ -127,6 +130,16 @@ def _wait(run: TrainingData) -> dict[str, Any]:
         "judge": 100 * sum(row["wait/judge_s"] for row in run.metrics) / seconds,
         "tokens_per_s": sum(row["tokens"] for row in run.metrics) / seconds,
         "seconds": seconds,
+    }
+
+
+def _trust(report: CalibrationReport) -> dict[str, Any]:
+    return {
+        "report": report,
+        "verdict": verdict(report.classes),
+        "extrapolation": extrapolation(report),
+        "reliability": _figure(figures.reliability(report.classes)),
+        "scores": _figure(figures.judge_scores(report.classes)),
     }
 
 

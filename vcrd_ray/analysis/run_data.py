@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import yaml
+from pydantic import ValidationError
 
+from vcrd_ray.analysis.calibration import CalibrationReport
+from vcrd_ray.data.problems import Reject
+from vcrd_ray.data.processbench import BenchFigures
+from vcrd_ray.data.rollouts import check_manifest, part_path, read_manifest, read_pairs
+from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.statistics import Accuracy
 from vcrd_ray.runs import read_jsonl
-from vcrd_ray.types import Decision
+from vcrd_ray.tasks.answers import final_answer, is_correct
+from vcrd_ray.types import Decision, IntArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NAMES = {"teacher": "teacher", "sft": "student after SFT"}
 
@@ -39,6 +51,19 @@ class RunData:
     sft: TrainingData | None
     wall_s: dict[str, float]
     rollouts: Path | None
+    calibration: CalibrationReport | None
+    processbench: list[BenchFigures]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedResponse:
+    """A response whose final answer was compared with the gold one."""
+
+    prompt: int
+    """Index of its prompt."""
+    question: str
+    ids: IntArray
+    right: bool
 
 
 def read_run(run_dir: Path) -> RunData:
@@ -53,13 +78,70 @@ def read_run(run_dir: Path) -> RunData:
     sft = run_dir / "sft"
     rollouts = run_dir / "rollouts"
     summary = run_dir / "summary.json"
+    calibration, bench = run_dir / "calibration" / "calibration.json", run_dir / "calibration" / "processbench.json"
     return RunData(
         accuracy={r["label"]: Accuracy(**{k: r[k] for k in Accuracy.model_fields}) for r in results},
         distillations=[_training(p, method_name(p)) for p in folders],
         sft=_training(sft, "sft") if (sft / "metrics.jsonl").is_file() else None,
         wall_s=read_object(summary).get("wall_s", {}) if summary.is_file() else {},
         rollouts=rollouts if (rollouts / "manifest.json").is_file() else None,
+        calibration=_calibration(calibration) if calibration.is_file() else None,
+        processbench=[BenchFigures(**f) for f in read_object(bench)["files"]] if bench.is_file() else [],
     )
+
+
+def read_checked(
+    rollouts: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, seed: int
+) -> tuple[list[CheckedResponse], int, list[Reject]]:
+    """Responses of prompts that have a gold answer, prompts in an order drawn by the seed.
+
+    Returns:
+        The responses, how many others there are, and the pairs that were put aside.
+
+    Raises:
+        DataError: unusable rollouts, or none with a gold answer.
+    """
+    from vcrd_ray.models import tokenizer_fingerprint
+
+    # Whose responses they are is no matter; the token ids must mean what the judge takes them for.
+    manifest = check_manifest(
+        rollouts, teacher=read_manifest(rollouts).teacher, tokenizer=tokenizer_fingerprint(tokenizer)
+    )
+    pairs, rejects = read_pairs(
+        rollouts,
+        teacher=manifest.teacher,
+        tokenizer=manifest.tokenizer,
+        vocab_size=len(tokenizer),
+        max_length=max_length,
+    )
+    answers: dict[str, str | None] = {}
+    for block in range(manifest.num_blocks):
+        table = pq.read_table(part_path(rollouts, block), columns=["prompt_id", "answer"])
+        answers |= {row["prompt_id"]: row["answer"] for row in table.to_pylist()}
+    found: list[CheckedResponse] = []
+    unchecked = 0
+    for index in np.random.default_rng(seed).permutation(len(pairs)):
+        pair = pairs[index]
+        gold = answers[pair.id]
+        for ids in (pair.teacher_ids, pair.student_ids):
+            if gold is None or final_answer(gold) is None:
+                unchecked += 1
+                continue
+            right = is_correct(tokenizer.decode(ids, skip_special_tokens=True), gold)
+            found.append(CheckedResponse(prompt=int(index), question=pair.question, ids=ids, right=right))
+    if not found:
+        raise DataError(
+            f"{rollouts}: no prompt has a gold answer that is a number, so nothing can be checked; set"
+            " rollouts.prompts.answer_key and make the rollouts again in another --run.dir"
+        )
+    return found, unchecked, rejects
+
+
+def _calibration(path: Path) -> CalibrationReport:
+    try:
+        return CalibrationReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError:
+        raise DataError(f"{path}: not written by this version of jobs.calibrate; run it again, or remove it") from None
 
 
 def method_name(folder: Path) -> str:

@@ -6,9 +6,11 @@ All statistics are sums, so that micro-batches and ranks add up. Knows nothing o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from vcrd_ray.types import Decision, PairBatch, Side, Validity
 from vcrd_ray.weighting import Weights
@@ -32,7 +34,28 @@ _SUMS = (
     "weight",
     "weight_judged",
 )
-_TIMES = ("teacher_s", "judge_s", "wait_teacher_s", "wait_judge_s", "judge_tokens", "tokens")
+_TIMES = (
+    "teacher_s",
+    "judge_s",
+    "wait_teacher_s",
+    "wait_judge_s",
+    "judge_tokens",
+    "tokens",
+    "set_aside",
+    "retries",
+    "replica_deaths",
+)
+
+
+@dataclass(kw_only=True)
+class JudgeTraffic:
+    """What happened to one rank's judge requests in some time."""
+
+    retries: int = 0
+    """Requests sent again because a replica died."""
+    replica_deaths: int = 0
+    max_in_flight: int = 0
+    """Most unfinished requests at a time."""
 
 
 class Telemetry:
@@ -79,7 +102,7 @@ class Telemetry:
             if validity is not None:
                 agree = validity.teacher_proposal[rows] == validity.student_proposal[rows]
                 sums["agree"] += int(agree.sum())
-                score = sigmoid(validity.teacher_logit[rows][judged])
+                score = expit(validity.teacher_logit[rows][judged])
                 sums["saturated"] += int(((score < _SATURATED) | (score > 1 - _SATURATED)).sum())
             shown = judged if judged.any() else np.ones_like(judged)
             logs = np.clip(np.log(np.maximum(weight[shown], 1e-30)), _LOG_WEIGHT_EDGES[0], _LOG_WEIGHT_EDGES[-1])
@@ -120,6 +143,9 @@ class Telemetry:
             "proposals/agreement": _share(total["agree"], total["rows"]),
             "judge/judged_rows": total["judged"],
             "judge/invalid_rows": total["invalid"],
+            "judge/set_aside_rows": times["set_aside"],
+            "judge/retries": times["retries"],
+            "judge/replica_deaths": times["replica_deaths"],
             "judge/saturation": _share(total["saturated"], total["judged"]),
             "rows": total["rows"],
             "tokens": times["tokens"],
@@ -145,7 +171,8 @@ def pick_decisions(
     seed: int,
 ) -> list[Decision]:
     """A uniform sample of `count` judged rows of a micro-batch, and beside it the extremes of each side."""
-    judged = np.flatnonzero(weights.judged)
+    # A judge of whole steps scores one of the two only.
+    judged = np.flatnonzero(weights.judged & np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit))
     if count == 0 or len(judged) == 0:
         return []
     rng = np.random.default_rng([seed, batch.update, batch.micro])
@@ -177,19 +204,14 @@ def _decisions(
             length=int(layout.sequence_lengths[row]),
             teacher_token=int(validity.teacher_proposal[row]),
             student_token=int(validity.student_proposal[row]),
-            teacher_score=float(sigmoid(validity.teacher_logit[row])),
-            student_score=float(sigmoid(validity.student_logit[row])),
+            teacher_score=float(expit(validity.teacher_logit[row])),
+            student_score=float(expit(validity.student_logit[row])),
             weight=float(weights.weight[row]),
             divergence=float(divergence[row]),
             sampled=sampled,
         )
         for row in rows
     ]
-
-
-def sigmoid(logit: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Score of a judge's logit; no overflow at either end."""
-    return np.exp(-np.logaddexp(0.0, -np.asarray(logit, dtype=np.float64)))
 
 
 def _share(part: float, whole: float) -> float:

@@ -16,6 +16,7 @@ from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompt
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.judges.loading import load_judge
+from vcrd_ray.judging import judged_at
 from vcrd_ray.methods import with_method
 from vcrd_ray.models import load_head, load_tokenizer, resolve_model
 from vcrd_ray.runs import write_json
@@ -97,6 +98,7 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
             teacher=HFEngine(config.teacher.path, dtype="float32", device=cpu),
             judge=judge,
             request=teacher_request(section, config.teacher, seed=seed),
+            only_at=judged_at(section.objective.weighting, student.tokenizer),
         ),
         pairs=pairs,
         section=section,

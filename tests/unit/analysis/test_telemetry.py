@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcrd_ray.analysis.telemetry import Telemetry, pick_decisions, sigmoid
+from vcrd_ray.analysis.telemetry import Telemetry, pick_decisions
 from vcrd_ray.types import PairBatch, RolloutPair, Validity
 from vcrd_ray.weighting import Weights, ratio_weights
 
@@ -94,7 +94,3 @@ def test_the_sample_is_uniform_over_judged_rows() -> None:
     expected = 1200 / int(weights.judged.sum())
     assert len(counts) == int(weights.judged.sum())
     assert max(counts.values()) < expected + 5 * expected**0.5 and min(counts.values()) > expected - 5 * expected**0.5
-
-
-def test_sigmoid_does_not_overflow() -> None:
-    assert sigmoid(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]

@@ -1,0 +1,260 @@
+"""One rank's requests to the judge's replicas: who is asked, what is sent again, what is set aside. Knows no Ray.
+
+A replica is UP, DOWN (it died; Ray is starting it again) or GONE (it will not come back). Invariant: every unfinished
+request is either with one UP replica or in `unsent`, in the order in which it was first submitted.
+
+Single-threaded: what has happened is noticed whenever the pool is asked for something. Requests are stateless, so sending
+one again gives the same answer, and which replica answers changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from vcrd_ray.analysis.telemetry import JudgeTraffic
+from vcrd_ray.errors import ScheduleError
+
+logger = logging.getLogger(__name__)
+
+Ticket = Hashable
+"""What a transport gives for something sent."""
+
+_PROBE_PAUSE_S = 0.2
+"""Between two questions whether a replica is back."""
+
+
+class ReplicaDownError(Exception):
+    """A replica died or cannot be reached before it answered."""
+
+
+class ReplicaGoneError(ReplicaDownError):
+    """The same, and it will not be started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """How a replica knows one sending of a request."""
+
+    id: str
+    """Unique to the client, the request and the sending."""
+    alone: bool
+    """Share no pass with other requests: it may have killed a replica before."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Request:
+    """One question, until it is answered or set aside."""
+
+    id: str
+    """Unique in the run."""
+    method: str
+    args: tuple[Any, ...] | None
+    """References rather than payloads, kept for another sending; None once it is finished."""
+    order: int = 0
+    """When it was submitted, counted from 0."""
+    sendings: int = 0
+    crashes: int = 0
+    """Replicas that died while working on it."""
+    done: bool = False
+    set_aside: bool = False
+    answer: Any = None
+    error: BaseException | None = None
+
+    def finish(self, *, answer: Any = None, error: BaseException | None = None, set_aside: bool = False) -> None:
+        """Settle it and let go of its arguments."""
+        self.answer, self.error, self.set_aside = answer, error, set_aside
+        self.done, self.args = True, None
+
+
+class Transport(Protocol):
+    """How requests travel. Replicas are numbered from 0; only `wait` blocks."""
+
+    def send(self, replica: int, request: Request, tag: Tag) -> Ticket:
+        """Hand a request over."""
+
+    def probe(self, replica: int) -> Ticket:
+        """Ask whether a replica is ready."""
+
+    def wait(self, tickets: Sequence[Ticket], timeout_s: float) -> list[Ticket]:
+        """All tickets that are settled, once there is one or the time is over. Sleeps where there are no tickets."""
+
+    def answer(self, ticket: Ticket) -> Any:
+        """The answer of a settled ticket.
+
+        Raises:
+            ReplicaDownError: the replica died or could not be reached.
+            ReplicaGoneError: and it does not come back.
+            Exception: whatever the replica raised.
+        """
+
+    def was_running(self, tag: Tag) -> bool:
+        """Whether the dead replica had begun a sending and not ended it."""
+
+    def forget(self, ticket: Ticket) -> None:
+        """Nobody waits for this ticket any more."""
+
+    def now(self) -> float:
+        """Seconds on a clock that only goes forward."""
+
+
+class _State(Enum):
+    UP = "up"
+    DOWN = "down"
+    GONE = "gone"
+
+
+@dataclass(kw_only=True, eq=False)
+class _Replica:
+    index: int
+    state: _State = _State.UP
+    sent: dict[Ticket, tuple[Request, Tag]] = field(default_factory=dict)
+    """Unfinished requests, in the order of sending. Empty unless UP."""
+    probe: Ticket | None = None
+    probe_at: float = 0.0
+    """When to ask again, where no probe is out."""
+
+
+class JudgeClient:
+    """Requests of one process to a pool of replicas.
+
+    A request goes to the replica that has the fewest unfinished requests of this client, in turn where several have.
+    When a replica dies, its unfinished requests are sent to others at once; while there is no other, they wait for its
+    restart. A request that `max_crashes` replicas died of is set aside.
+    """
+
+    def __init__(self, transport: Transport, *, num_replicas: int, max_crashes: int) -> None:
+        self._transport = transport
+        self._replicas = [_Replica(index=i) for i in range(num_replicas)]
+        self._max_crashes = max_crashes
+        self._unsent: list[Request] = []
+        self._turn = self._submitted = 0
+        # A restarted rank asks the same again: its sendings must not be taken for those of its former life.
+        self._client = uuid.uuid4().hex
+        self._traffic = JudgeTraffic()
+        self._why_gone: ReplicaGoneError | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are neither answered nor set aside, as far as is known."""
+        return len(self._unsent) + sum(len(r.sent) for r in self._replicas)
+
+    def take_traffic(self) -> JudgeTraffic:
+        """What happened since the last call."""
+        taken, self._traffic = self._traffic, JudgeTraffic(max_in_flight=self.in_flight)
+        return taken
+
+    def submit(self, request: Request) -> Request:
+        """Send a request; does not wait.
+
+        Raises:
+            ScheduleError: no replica is left.
+        """
+        self._advance(0.0)
+        request.order, self._submitted = self._submitted, self._submitted + 1
+        self._unsent.append(request)
+        self._send_all()
+        self._traffic.max_in_flight = max(self._traffic.max_in_flight, self.in_flight)
+        return request
+
+    def result(self, request: Request, *, timeout_s: float) -> Any:
+        """Wait for an answer; None where the request was set aside. Every call gives the same.
+
+        Raises:
+            ScheduleError: it did not come in time, or no replica is left.
+            Exception: what the judge raised.
+        """
+        deadline = self._transport.now() + timeout_s
+        while not request.done:
+            left = deadline - self._transport.now()
+            if left <= 0:
+                raise ScheduleError(
+                    f"no answer from the judge pool after {timeout_s:g} s (request {request.id}); look at its log, or raise"
+                    " cluster.request_timeout_s"
+                )
+            self._advance(left)
+        if request.error is not None:
+            raise request.error
+        return request.answer
+
+    def _advance(self, timeout_s: float) -> None:
+        """Take in what is settled; waits at most this long for something to be."""
+        for replica in self._replicas:
+            if replica.state is _State.DOWN and replica.probe is None:
+                if self._transport.now() >= replica.probe_at:
+                    replica.probe = self._transport.probe(replica.index)
+                timeout_s = min(timeout_s, _PROBE_PAUSE_S)
+        tickets = [ticket for r in self._replicas for ticket in [*r.sent, *([r.probe] if r.probe is not None else [])]]
+        settled = set(self._transport.wait(tickets, timeout_s))
+        # Answers first: a request that was answered before its replica died is no reason of the death.
+        failed = [self._take_answers(replica, settled) for replica in self._replicas]
+        for replica, error in zip(self._replicas, failed, strict=True):
+            if error is not None:
+                self._bury(replica, error)
+        for replica in self._replicas:
+            if replica.probe in settled:
+                self._take_probe(replica)
+        self._send_all()
+
+    def _take_answers(self, replica: _Replica, settled: set[Ticket]) -> ReplicaDownError | None:
+        """Finish what the replica answered; how it failed, if it did."""
+        failure: ReplicaDownError | None = None
+        for ticket in [t for t in replica.sent if t in settled]:
+            request, _ = replica.sent[ticket]
+            try:
+                request.finish(answer=self._transport.answer(ticket))
+            except ReplicaDownError as error:
+                failure = error
+                continue
+            except Exception as error:
+                request.finish(error=error)
+            del replica.sent[ticket]
+        return failure
+
+    def _bury(self, replica: _Replica, error: ReplicaDownError) -> None:
+        """Blame who was being worked on, and make everything unfinished ready to be sent again."""
+        logger.warning("judge replica %d died with %d requests: %s", replica.index, len(replica.sent), error)
+        replica.state, replica.probe_at = _State.DOWN, self._transport.now()
+        self._traffic.replica_deaths += 1
+        orphans: list[Request] = []
+        for ticket, (request, tag) in replica.sent.items():
+            self._transport.forget(ticket)
+            request.crashes += self._transport.was_running(tag)
+            if request.crashes >= self._max_crashes:
+                logger.warning("request %s is set aside: %d judges died of it", request.id, request.crashes)
+                request.finish(set_aside=True)
+            else:
+                orphans.append(request)
+        replica.sent.clear()
+        self._traffic.retries += len(orphans)
+        self._unsent = sorted([*self._unsent, *orphans], key=lambda r: r.order)
+
+    def _take_probe(self, replica: _Replica) -> None:
+        assert replica.probe is not None
+        probe, replica.probe = replica.probe, None
+        try:
+            self._transport.answer(probe)
+        except ReplicaGoneError as error:
+            replica.state = _State.GONE
+            logger.warning("judge replica %d is gone for good: %s", replica.index, error)
+            self._why_gone = error
+        except ReplicaDownError:
+            replica.probe_at = self._transport.now() + _PROBE_PAUSE_S
+        else:
+            replica.state = _State.UP
+
+    def _send_all(self) -> None:
+        if all(r.state is _State.GONE for r in self._replicas):
+            raise ScheduleError(f"the judge pool is gone for good: {self._why_gone}") from self._why_gone
+        while self._unsent and (up := [r for r in self._replicas if r.state is _State.UP]):
+            request = self._unsent.pop(0)
+            count = len(self._replicas)
+            replica = min(up, key=lambda r: (len(r.sent), (r.index - self._turn) % count))
+            self._turn = replica.index + 1
+            tag = Tag(id=f"{self._client}/{request.id}/{request.sendings}", alone=request.crashes > 0)
+            request.sendings += 1
+            replica.sent[self._transport.send(replica.index, request, tag)] = (request, tag)
