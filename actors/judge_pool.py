@@ -36,6 +36,10 @@ class ReplicaGoneError(ReplicaDownError):
     """The same, and it will not be started again."""
 
 
+class AnswerLostError(Exception):
+    """A replica answered, but the answer was lost with its node before it was fetched."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tag:
     """How a replica knows one sending of a request."""
@@ -136,6 +140,7 @@ class JudgeClient:
         # A restarted rank asks the same again: its sendings must not be taken for those of its former life.
         self._client = uuid.uuid4().hex
         self._traffic = JudgeTraffic()
+        self.num_set_aside = 0
         self._why_gone: ReplicaGoneError | None = None
 
     @property
@@ -210,6 +215,10 @@ class JudgeClient:
             except ReplicaDownError as error:
                 failure = error
                 continue
+            except AnswerLostError as error:
+                logger.warning("the answer to request %s is lost, asking again: %s", request.id, error)
+                self._traffic.retries += 1
+                self._unsent = sorted([*self._unsent, request], key=lambda r: r.order)
             except Exception as error:
                 request.finish(error=error)
             del replica.sent[ticket]
@@ -227,6 +236,7 @@ class JudgeClient:
             if request.crashes >= self._max_crashes:
                 logger.warning("request %s is set aside: %d judges died of it", request.id, request.crashes)
                 request.finish(set_aside=True)
+                self.num_set_aside += 1
             else:
                 orphans.append(request)
         replica.sent.clear()

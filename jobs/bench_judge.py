@@ -55,9 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt-length", type=int, default=128, help="prompt tokens of each")
     parser.add_argument("--response-length", type=int, nargs="+", default=[128, 512, 1024], help="response tokens")
     parser.add_argument("--agreement", type=float, nargs="+", default=[0.0, 0.5, 0.8], help="share without a branch")
-    parser.add_argument(
-        "--attention", nargs="+", choices=["dense", "flex", "two_stream"], default=["dense", "two_stream"]
-    )
+    parser.add_argument("--attention", nargs="+", choices=["auto", "dense", "flex", "two_stream"], default=["auto"])
     parser.add_argument("--repeats", type=int, default=5, help="timings of each way")
     parser.add_argument(
         "--naive-branches", type=int, default=32, help="branches that naive scoring is timed on; 0: none"

@@ -21,7 +21,7 @@ from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, print_dry_run
 from jobs.distill import rollouts_directory
 from vcrd_ray.config import Config, ModelJudge
-from vcrd_ray.errors import ConfigError, DataError
+from vcrd_ray.errors import ConfigError, DataError, ModelError
 from vcrd_ray.runs import versions, write_json
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def run(
     from vcrd_ray.analysis.calibration import CalibrationReport, OtherJudge, Reads, agreement, calibrate
     from vcrd_ray.analysis.run_data import read_checked
     from vcrd_ray.judges.calibrated import NOT_TEXT, StepPositions
-    from vcrd_ray.judges.loading import load_judge
     from vcrd_ray.models import load_tokenizer, resolve_model
 
     tokenizer = load_tokenizer(resolve_model(config.student.path))
@@ -105,7 +104,7 @@ def run(
     calibration, figures = calibrate(reads, classes, profile=judge.profile, method=method, seed=config.run.seed)
     compared = []
     for name, other_config in others:
-        other = load_judge(other_config.judge, policy=config.student.path)
+        other = load(other_config.model_copy(update={"student": config.student}))
         shared = np.where(classes == 0, 0, NOT_TEXT) if other.profile.scores == "step" else classes
         logits = _score(other, responses, f"judge {name}").astype(np.float64)
         compared.append(
@@ -170,9 +169,26 @@ def _score(judge: Judge, responses: Sequence[CheckedResponse], stage: str) -> Fl
             batch = responses[start : start + _BATCH]
             ids = tuple(r.ids for r in batch)
             request = JudgeRequest(questions=tuple(r.question for r in batch), responses=ids, candidates=ids)
-            logits.append(judge.score(request).trunk_logit)
+            try:
+                logits.append(judge.score(request).trunk_logit)
+            except ModelError:
+                logits += [_score_one(judge, response) for response in batch]
             progress.advance(len(batch))
     return np.concatenate(logits)
+
+
+def _score_one(judge: Judge, response: CheckedResponse) -> FloatArray:
+    """Logit of every token, NaN where the judge cannot read the response."""
+    import numpy as np
+
+    from vcrd_ray.types import JudgeRequest
+
+    request = JudgeRequest(questions=(response.question,), responses=(response.ids,), candidates=(response.ids,))
+    try:
+        return judge.score(request).trunk_logit
+    except ModelError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return np.full(len(response.ids), np.nan, dtype=np.float32)
 
 
 def show(report: CalibrationReport) -> None:

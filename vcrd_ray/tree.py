@@ -15,7 +15,7 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,12 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self.trunk) + len(self.branch_ids)
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions a model needs to read it."""
+        depth = np.arange(len(self.branch)) - np.searchsorted(self.branch, self.branch)
+        return max(len(self.trunk), int((self.num_seen + depth + 1).max(initial=0)))
 
     def path(self, index: int) -> IntArray:
         """The ids that lead to one token, itself included: what a forward of its own is made over."""
@@ -107,7 +113,11 @@ def leaf_positions(response: IntArray, candidate: IntArray, special_ids: Collect
 
 
 def pack(
-    trees: Sequence[Tree], rows: Sequence[Sequence[int]], *, device: torch.device, multiple: int = 1
+    trees: Sequence[Tree],
+    rows: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    round_up: Callable[[int], int] | None = None,
 ) -> PackedTrees:
     """Lay trees out in rows.
 
@@ -115,10 +125,10 @@ def pack(
         trees: at least one.
         rows: which trees each row holds, by index; every tree in one row.
         device: where the tensors go.
-        multiple: L is rounded up to a multiple of this, so that few different lengths occur.
+        round_up: the longest row's length -> L, so that few different lengths occur; None: that length.
     """
     longest = max(sum(len(trees[i]) for i in row) for row in rows)
-    shape = (len(rows), -(-longest // multiple) * multiple)
+    shape = (len(rows), longest if round_up is None else round_up(longest))
     # Padding is token 0 at position 0, which sees only itself. Any token would do: nothing sees it.
     ids, position_ids, trunk_start, trunk_stop = (np.zeros(shape, dtype=np.int64) for _ in range(4))
     branch_start = np.tile(np.arange(shape[1]), (shape[0], 1))

@@ -41,8 +41,13 @@ def ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: floa
     log_eps = np.log(eps) if eps > 0 else -np.inf
     log_weight = _log_sigmoid(student_logit) - np.logaddexp(_log_sigmoid(teacher_logit), log_eps)
     clipped = judged & (log_weight > np.log(w_max))
-    weight = np.where(judged, np.exp(np.minimum(log_weight, np.log(w_max))), 1.0)
-    return Weights(weight=weight.astype(np.float32), judged=judged, clipped=clipped, invalid=asked & ~judged)
+    with np.errstate(over="ignore"):
+        weight = np.where(judged, np.exp(np.minimum(log_weight, np.log(w_max))), 1.0).astype(np.float32)
+    # Without a bound a teacher's score of nothing may leave no number.
+    judged &= np.isfinite(weight)
+    return Weights(
+        weight=np.where(judged, weight, np.float32(1)), judged=judged, clipped=clipped, invalid=asked & ~judged
+    )
 
 
 def inverse_ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:

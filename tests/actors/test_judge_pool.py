@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.judge_pool import JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
-from actors.pools import Pool, RemoteSignals, judge_pool
+from actors.judge_pool import AnswerLostError, JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.pools import Pool, RemoteSignals, _RemoteScores, judge_pool
 from actors.student_group import warn_of_set_aside
 from tests.actors.conftest import make_config
 from tests.conftest import make_pairs
-from vcrd_ray.errors import ScheduleError
+from vcrd_ray.errors import JudgeError, ScheduleError
+from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.schedule import Action, plan
 from vcrd_ray.signals import Pending
 from vcrd_ray.types import JudgeRequest, JudgeScores, PairBatch, RolloutPair, TeacherRequest
@@ -266,6 +267,35 @@ def test_an_exception_of_the_judge_surfaces_as_it_is_and_is_not_tried_again() ->
     assert len(simulation.sent) == 1
 
 
+def test_an_answer_that_is_lost_is_asked_for_again_and_nobody_is_blamed() -> None:
+    pool = Simulation(2)
+    client = pool.client()
+    first, second = ask(client, "a", "b")
+    first_answer, lost = pool.answer, ["a"]
+
+    def answer(ticket: Any) -> Any:
+        if ticket.request is not None and ticket.request.id in lost and isinstance(ticket.outcome, tuple):
+            lost.remove(ticket.request.id)
+            raise AnswerLostError("its node is gone")
+        return first_answer(ticket)
+
+    pool.answer = answer  # type: ignore[method-assign]
+    assert answers(client, [first, second]) == expected("a", "b")
+    traffic = client.take_traffic()
+    assert (traffic.retries, traffic.replica_deaths, first.crashes) == (1, 0, 0)
+
+
+def test_too_many_requests_that_kill_end_the_run() -> None:
+    pool = Simulation(1, poison=frozenset({"a", "b"}))
+    client = pool.client()
+    pending = [
+        _RemoteScores(client, request, num_rows=3, timeout_s=1000, max_set_aside=1) for request in ask(client, "a", "b")
+    ]
+    assert pending[0].result().set_aside
+    with pytest.raises(JudgeError, match=r"died of 2 requests, more than judge.max_set_aside 1, the last b"):
+        pending[1].result()
+
+
 def test_a_pool_that_is_gone_for_good_says_so_and_one_that_is_left_answers() -> None:
     simulation = Simulation(2)
     client = simulation.client()
@@ -337,6 +367,10 @@ def test_a_run_ends_with_a_warning_of_what_was_set_aside_before_and_after_a_resu
 class MortalJudge:
     """Answers at once; the process dies of questions in `deadly`."""
 
+    profile = JudgeProfile(
+        fingerprint="mortal", family="test", scores="token", vocabulary="policy", reads="", trained_on=""
+    )
+
     def __init__(self, deadly: frozenset[str]) -> None:
         self._deadly = deadly
 
@@ -370,7 +404,9 @@ def test_on_ray_a_request_that_kills_its_judge_is_set_aside_and_all_others_are_a
 
 def signals_of(pool: Pool, *, rank: int) -> RemoteSignals:
     request = TeacherRequest(transport="hidden", top_k=1, propose=True, seed=0)
-    return RemoteSignals(teacher=None, judge=pool, request=request, timeout_s=60, rank=rank, max_crashes=2)
+    return RemoteSignals(
+        teacher=None, judge=pool, request=request, timeout_s=60, rank=rank, max_crashes=2, max_set_aside=10
+    )
 
 
 def ask_on_ray(signals: RemoteSignals, pair: RolloutPair, *, micro: int) -> Pending[JudgeScores]:

@@ -68,7 +68,7 @@ def test_figures_maps_and_agreement_are_printed_and_saved(run: Path, capsys: pyt
     (run / "knows.yaml").write_text("judge: {type: oracle}\n")
     assert calibrate.main(command(run, "--other", str(run / "knows.yaml"))) == 0
     output = capsys.readouterr().out
-    for shown in ("step end", "step start", "mid step", "tells right from wrong", "knows, mid step", "extrapolate"):
+    for shown in ("step end", "step start", "mid step", "tells right from wrong", "knows, mid step"):
         assert shown in output, shown
     found = saved(run)
     assert found["num_right"] == 24
@@ -188,7 +188,7 @@ def test_the_report_shows_the_section_only_where_there_is_one(run: Path, bench: 
     calibrate.main(command(run, "--other", str(run / "knows.yaml"), "--processbench", str(bench)))
     text = write_report(run).read_text().split("</head>")[1]
     found = saved(run)["classes"]
-    for shown in (title, "tells right from wrong", "elsewhere extrapolate", "share that ends right", "knows (oracle)"):
+    for shown in (title, "tells right from wrong", "share that ends right", "knows (oracle)"):
         assert shown in text, shown
     for row in found.values():
         assert f">{row['auc']:.3f}<" in text and f">{row['held_out_after']['ece']:.3f}<" in text

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2Model
 
-from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, tree_attention
+from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.tree import PackedTrees, Tree, batches_within_budget, leaf_positions, pack, rows_within_budget
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_mask_of_a_worked_example() -> None:
 
 
 def test_trees_in_one_row_do_not_see_each_other() -> None:
-    packed, apart = pack(two_trees(), [[1, 0]], device=CPU, multiple=16), two_rows().sees()
+    packed, apart = pack(two_trees(), [[1, 0]], device=CPU, round_up=lambda length: 16), two_rows().sees()
     assert packed.ids.shape == (1, 16)
     assert packed.own_index.tolist() == [8, 9, 10, 1, 2] and packed.other_index.tolist() == [8, 11, 12, 4, 5]
     expected = torch.eye(16, dtype=torch.bool)
@@ -219,6 +219,12 @@ def test_a_branch_without_its_own_first_token_breaks_exactness(kind: AttentionKi
     changed = packed.branch_start.clone()
     changed[1, 4] += 1
     assert error(kind, dataclasses.replace(packed, branch_start=changed)) > 1e-2
+
+
+def test_few_lengths_are_compiled_for_and_little_is_padding() -> None:
+    lengths = [flex_length(n) for n in range(1, 16385)]
+    assert all(length % 128 == 0 and length >= n for n, length in enumerate(lengths, 1))
+    assert len(set(lengths)) == 14 and max(length / n for n, length in enumerate(lengths, 1) if n > 512) < 1.5
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from tests.unit.test_weighting import EOS, logit, validity
 from vcrd_ray.types import Validity
 from vcrd_ray.weighting import (
     Weights,
+    chosen_weights,
     difference_weights,
     inverse_ratio_weights,
     ratio_weights,
     student_score_weights,
+    uniform_weights,
 )
 
 SPECIAL = {EOS}
@@ -69,6 +71,20 @@ def test_a_bound_of_one_switches_amplification_off_and_an_infinite_one_clips_not
     far = validity([-60.0], [60.0])
     free = ratio_weights(far, special_ids=SPECIAL, eps=0, w_max=math.inf)
     assert free.weight[0] == pytest.approx(math.exp(60), rel=1e-3) and not free.clipped.any()
+
+
+def test_two_rules_by_row() -> None:
+    rule = rules(scored())
+    where = np.array([True, False, True])
+    found = chosen_weights(where, rule["ratio"], rule["student"])
+    assert found.weight.tolist() == pytest.approx([0.25, 0.5, 9.0], rel=1e-5)
+    assert chosen_weights(where, rule["ratio"], uniform_weights(3)).judged.tolist() == [True, False, True]
+
+
+def test_an_unbounded_ratio_to_nothing_is_no_weight() -> None:
+    v = validity([-95.0, 0.0], [2.0, 0.0])
+    found = ratio_weights(v, special_ids=SPECIAL, eps=0, w_max=math.inf)
+    assert found.weight.tolist() == [1.0, 1.0] and found.invalid.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])

@@ -172,14 +172,17 @@ def _auc(level: Integers, num_levels: int, right: Booleans, weight: Floats) -> f
 
 
 def auc_interval(reads: Reads, *, seed: int) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the AUC, whole responses resampled; NaN where it is undefined."""
+    """95% percentile bootstrap interval of the AUC; NaN where it is undefined.
+
+    Whole prompts are resampled, because the responses to one prompt are right or wrong together.
+    """
     levels, level = np.unique(reads.logit, return_inverse=True)
-    responses, response = np.unique(reads.response, return_inverse=True)
+    prompts, prompt = np.unique(reads.prompt, return_inverse=True)
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(_RESAMPLES):
-        drawn = np.bincount(rng.integers(len(responses), size=len(responses)), minlength=len(responses))
-        value = _auc(level, len(levels), reads.right, drawn[response].astype(np.float64))
+        drawn = np.bincount(rng.integers(len(prompts), size=len(prompts)), minlength=len(prompts))
+        value = _auc(level, len(levels), reads.right, drawn[prompt].astype(np.float64))
         if not np.isnan(value):
             found.append(value)
     if not found:

@@ -139,7 +139,7 @@ class Telemetry:
             "weights/mean_judged": _share(total["weight_judged"], total["judged"]),
             "weights/share_above_one_judged": _share(total["above_one"], total["judged"]),
             "weights/share_at_least_one_all": _share(total["at_least_one"], total["rows"]),
-            "weights/clip_rate": _share(total["clipped"], total["judged"]),
+            "weights/clip_rate": _share(total["clipped"], total["rows"]),
             "proposals/agreement": _share(total["agree"], total["rows"]),
             "judge/judged_rows": total["judged"],
             "judge/invalid_rows": total["invalid"],

@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 from vcrd_ray.errors import ModelError
 from vcrd_ray.tree import PackedTrees
 
+_MOST_LENGTHS = 64
 TREE_ATTENTION = "vcrd_trees"
 """Name of the attention implementation, registered when this module is imported."""
 
@@ -106,9 +107,10 @@ def _flex(packed: PackedTrees) -> TreeAttention:
         trunk = (trunk_start[row, query] <= key) & (key < trunk_stop[row, query])
         return trunk | ((branch_start[row, query] <= key) & (key <= query))
 
-    # Compiled, the block mask is made without the dense one.
-    blocks: BlockMask = create_block_mask(sees, rows, None, length, length, device=packed.ids.device, _compile=cuda)
-    run: Any = _compiled_flex() if cuda else flex_attention
+    make: Any
+    run: Any
+    make, run = _compiled_flex() if cuda else (create_block_mask, flex_attention)
+    blocks: BlockMask = make(sees, rows, None, length, length, device=packed.ids.device)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         output: Tensor = run(query, key, value, block_mask=blocks, scale=scale)
@@ -118,9 +120,18 @@ def _flex(packed: PackedTrees) -> TreeAttention:
 
 
 @cache
-def _compiled_flex() -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
-    return compiled
+def _compiled_flex() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The block mask made without the dense one, and the kernel: one for each length of `flex_length`."""
+    limits: Any = torch._dynamo.config
+    # Beyond its limit the compiler would go on with the unfused attention, whose scores alone are [h, L, L].
+    limits.recompile_limit = max(limits.recompile_limit, _MOST_LENGTHS)
+    return torch.compile(create_block_mask), torch.compile(flex_attention, dynamic=False)
+
+
+def flex_length(length: int) -> int:
+    """The next of 128, 256, 384, 512, 768, 1024, ...: whole blocks, few lengths to compile for, little padding."""
+    power = max(128, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if length <= power * 3 // 4 and power > 256 else power
 
 
 def _two_stream(packed: PackedTrees) -> TreeAttention:

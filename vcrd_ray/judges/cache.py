@@ -18,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.types import FloatArray, JudgeRequest, JudgeScores
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
 _HOUR = 3600
+_PUTS_BETWEEN_CHECKS = 32
+"""Adding up what is kept reads an index of all of it."""
 _KEPT_SHARE = 0.9
 """What is left of the bound when the least recently used scores have been dropped."""
 
@@ -31,16 +34,25 @@ class ScoreStore:
     """Logits by key, at most `max_bytes` of them; the least recently used are dropped. Safe for several processes."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        """Open the file at `path`, or make it. One that is no such store is set aside and begun anew."""
+        """Open the file at `path`, or make it. One that is no such store is set aside and begun anew.
+
+        Raises:
+            sqlite3.OperationalError, OSError: the file is well or out of reach, but cannot be opened now.
+        """
         self.path = path
         self._max_bytes = max_bytes
+        self._puts = 0
         self._turn = threading.Lock()  # for threads of one process; the file has locks of its own for processes
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = self._open()
+        except sqlite3.OperationalError:
+            raise  # locked, unreachable, no space: nothing that says that the file is damaged
         except sqlite3.DatabaseError as error:
             aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
             path.rename(aside)
+            for log in ("-wal", "-shm"):
+                path.with_name(path.name + log).unlink(missing_ok=True)
             _LOG.warning("%s is no readable score cache (%s): kept as %s, begun anew", path, error, aside.name)
             self._connection = self._open()
 
@@ -76,9 +88,12 @@ class ScoreStore:
             rows.append((key, value, zlib.crc32(value), len(value), hour))
         with self._turn, self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", rows)
-            (total,) = self._connection.execute("SELECT COALESCE(SUM(size), 0) FROM scores").fetchone()
-            if total > self._max_bytes:
-                self._drop(total - int(_KEPT_SHARE * self._max_bytes))
+            due = self._puts % _PUTS_BETWEEN_CHECKS == 0
+            self._puts += 1
+            if due:
+                (total,) = self._connection.execute("SELECT COALESCE(SUM(size), 0) FROM scores").fetchone()
+                if total > self._max_bytes:
+                    self._drop(total - int(_KEPT_SHARE * self._max_bytes))
 
     def __len__(self) -> int:
         (count,) = self._connection.execute("SELECT COUNT(*) FROM scores").fetchone()
@@ -110,6 +125,17 @@ class ScoreStore:
         self._connection.executemany("DELETE FROM scores WHERE key = ?", keys)
 
 
+def open_score_cache(path: Path, *, max_bytes: int, profile: JudgeProfile) -> ScoreCache | None:
+    """A judge's cache in the file at `path`; None, with a warning, where there can be none."""
+    try:
+        return ScoreCache(ScoreStore(path, max_bytes=max_bytes), profile)
+    except (sqlite3.Error, OSError) as error:
+        _LOG.warning(
+            "no scores are kept: %s cannot be opened (%s); set judge.cache.path to a local directory", path, error
+        )
+        return None
+
+
 def scores_key(fingerprint: str, request: JudgeRequest, trajectory: int) -> bytes:
     """A hash of all that the scores of one trajectory of a request depend on."""
     digest = hashlib.blake2b(f"{_FORMAT}:{fingerprint}:".encode(), digest_size=20)
@@ -125,10 +151,10 @@ def scores_key(fingerprint: str, request: JudgeRequest, trajectory: int) -> byte
 class ScoreCache:
     """One judge's scores in a store."""
 
-    def __init__(self, store: ScoreStore, *, fingerprint: str) -> None:
-        """`fingerprint` is the judge's: another judge's scores are not found."""
+    def __init__(self, store: ScoreStore, profile: JudgeProfile) -> None:
+        """The profile's fingerprint is part of every key: another judge's scores are not found."""
         self._store = store
-        self._fingerprint = fingerprint
+        self._profile = profile
 
     def score(self, request: JudgeRequest, ask: Callable[[JudgeRequest], JudgeScores]) -> JudgeScores:
         """The scores; the judge is asked for what is not kept.
@@ -137,7 +163,7 @@ class ScoreCache:
         not kept.
         """
         start = time.perf_counter()
-        keys = [scores_key(self._fingerprint, request, i) for i in range(len(request.questions))]
+        keys = [scores_key(self._profile.fingerprint, request, i) for i in range(len(request.questions))]
         try:
             found = self._store.get(keys)
         except sqlite3.Error as error:
@@ -175,7 +201,9 @@ class ScoreCache:
         )
 
     def _keep(self, entries: Sequence[tuple[bytes, FloatArray, FloatArray]]) -> None:
-        whole = [entry for entry in entries if np.isfinite(entry[1]).all() and np.isfinite(entry[2]).all()]
+        # A judge of whole steps has no score for a token that the trajectory does not say.
+        of_steps = self._profile.scores == "step"
+        whole = [e for e in entries if np.isfinite(e[1]).all() and (of_steps or np.isfinite(e[2]).all())]
         try:
             self._store.put(whole)
         except sqlite3.Error as error:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import Judge, JudgeProfile
-from vcrd_ray.models import special_ids
+from vcrd_ray.models import special_ids, token_ids_with
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class IsotonicMap(BaseModel):
         return self
 
     def apply(self, logit: FloatArray) -> FloatArray:
-        """Calibrated logits; NaN stays NaN."""
-        return np.interp(logit, self.logits, self.mapped).astype(np.float32)
+        """Calibrated logits; what is no finite number becomes NaN."""
+        mapped = np.interp(logit, self.logits, self.mapped)
+        return np.where(np.isfinite(logit), mapped, np.nan).astype(np.float32)
 
 
 class TemperatureMap(BaseModel):
@@ -115,9 +116,7 @@ class StepPositions:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        ids = range(len(tokenizer))
-        texts = tokenizer.batch_decode([[i] for i in ids])
-        self._breaks = np.array([i for i, text in zip(ids, texts, strict=True) if "\n" in text], dtype=np.int64)
+        self._breaks = np.array(sorted(token_ids_with(tokenizer, "\n")), dtype=np.int64)
         self._special = np.array(sorted(special_ids(tokenizer)), dtype=np.int64)
 
     def classes(self, response: IntArray) -> IntArray:

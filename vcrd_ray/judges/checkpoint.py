@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoConfig
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.models import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 
+_HARMLESS = ("rotary_emb.inv_freq",)
+"""Endings of tensors that older checkpoints carry and the config determines."""
 _WRAPPER_PREFIX = "pretrained_model."
 """What some wrappers write before the names of the model that they wrap."""
 
@@ -44,17 +50,31 @@ def take_tensor(
     return tensor
 
 
-def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer beside the weights.
+def judge_fingerprint(directory: Path, *parts: object) -> str:
+    """Identity of what answers: the checkpoint, its tokenizer, and all else that scores depend on, as short text each."""
+    whole = [model_fingerprint(directory), tokenizer_fingerprint(load_tokenizer(directory)), *map(repr, parts)]
+    return hashlib.sha256("\n".join(whole).encode()).hexdigest()[:16]
+
+
+def check_readable(
+    what: str, ids: npt.NDArray[np.integer], *, num_embeddings: int, num_positions: int, max_positions: int
+) -> None:
+    """Refuse what a judge cannot read.
 
     Raises:
-        ModelError: there is none.
+        ModelError: an id without embedding, or more tokens than positions; names `what`.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise ModelError(f"judge {directory}: no usable tokenizer beside the weights: {error}") from None
-    return tokenizer
+    foreign = ids[(ids < 0) | (ids >= num_embeddings)]
+    if foreign.size:
+        raise ModelError(
+            f"judge request, {what}: token id {int(foreign.flat[0])} is outside the judge's {num_embeddings} embeddings; use a"
+            " judge of the policy's tokenizer family, or the weighting `teacher_prob`, which needs no judge"
+        )
+    if num_positions > max_positions:
+        raise ModelError(
+            f"judge request, {what}: {num_positions} tokens with the prompt, but the judge has {max_positions} positions;"
+            " shorten prompts or responses"
+        )
 
 
 def read_model_config(directory: Path, *, packed: bool) -> Any:
@@ -77,12 +97,16 @@ def read_model_config(directory: Path, *, packed: bool) -> Any:
             raise ValueError(f"{type(config).__name__} is no language model")
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(f"judge {directory}: config.json is not usable: {error}") from None
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if packed and (sliding or getattr(config, "sliding_window", None) is not None):
+    other = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
+    if packed and (other or getattr(config, "sliding_window", None) is not None):
         raise ModelError(
-            f"judge {directory}: it uses sliding-window attention, which the mask of packed scoring"
-            " would switch off; set `use_sliding_window` to false (or `sliding_window` to null) in config.json if every"
-            " trajectory is shorter than the window, or use another judge"
+            f"judge {directory}: it uses sliding-window or chunked attention ({', '.join(sorted(other)) or 'sliding_window'}),"
+            " which packed scoring would switch off; set `use_sliding_window` to false (or `sliding_window` to null) in"
+            " config.json if every trajectory is shorter than the window, or use another judge"
+        )
+    if packed and getattr(config, "attn_logit_softcapping", None) is not None:
+        raise ModelError(
+            f"judge {directory}: it caps attention scores, which packed scoring does not; use another judge"
         )
     return config
 
@@ -115,6 +139,12 @@ def build_backbone(directory: Path, config: Any, tensors: dict[str, torch.Tensor
         raise ModelError(
             f"judge {directory}: {len(missing)} weights of the backbone are missing, for example"
             f" {missing[0]!r}; the checkpoint is incomplete or of another architecture"
+        )
+    foreign = sorted(name for name in info["unexpected_keys"] if not name.endswith(_HARMLESS))
+    if foreign:
+        raise ModelError(
+            f"judge {directory}: {len(foreign)} tensors belong to no part of the judge, for example {foreign[0]!r}; merge"
+            " adapters into the weights, or use the judge.type of this checkpoint"
         )
     return backbone.eval()
 

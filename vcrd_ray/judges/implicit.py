@@ -11,7 +11,6 @@ first one's.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,9 +26,9 @@ from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
-from vcrd_ray.judges.checkpoint import read_tokenizer
-from vcrd_ray.judges.language_model import LanguageModel, check_readable, load_language_model
-from vcrd_ray.models import model_fingerprint
+from vcrd_ray.judges.checkpoint import judge_fingerprint
+from vcrd_ray.judges.language_model import LanguageModel, load_language_model
+from vcrd_ray.models import load_tokenizer, model_fingerprint
 from vcrd_ray.tree import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -60,14 +59,15 @@ def load_implicit_judge(
             f"judge {directories[0]}: its vocabulary has {sizes[0]} tokens, that of its reference {directories[1]}"
             f" {sizes[1]}; judge.reference must be the model that judge.path was trained from"
         )
-    prints = [model_fingerprint(directory) for directory in directories]
     return ImplicitJudge(
         model=models[0],
         reference=models[1],
-        tokenizer=read_tokenizer(directories[0]),
+        tokenizer=load_tokenizer(directories[0]),
         beta=beta,
         profile=JudgeProfile(
-            fingerprint=hashlib.sha256(f"{prints[0]} {prints[1]} {float(beta)!r}".encode()).hexdigest()[:16],
+            fingerprint=judge_fingerprint(
+                directories[0], "implicit", dtype, float(beta), model_fingerprint(directories[1])
+            ),
             family="implicit",
             scores="token",
             vocabulary="policy",
@@ -221,7 +221,7 @@ class ImplicitJudge:
         """beta times the log-ratio of what each input asks for. [inputs] of [T, k]"""
         for s, a in enumerate(asked):
             for model in self._models:
-                check_readable(f"{what} {s}", np.append(a.ids, a.chosen), model=model, num_positions=len(a.ids))
+                model.check(f"{what} {s}", np.append(a.ids, a.chosen), num_positions=len(a.ids))
         found = [np.zeros(a.chosen.shape, dtype=np.float32) for a in asked]
         some = [i for i, a in enumerate(asked) if len(a.chosen)]
         for places in batches_within_budget([asked[i].num_read for i in some], self._max_batch_tokens):

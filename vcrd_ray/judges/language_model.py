@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.judges.checkpoint import build_backbone, read_model_config, read_tensors, take_tensor
+from vcrd_ray.judges.checkpoint import build_backbone, check_readable, read_model_config, read_tensors, take_tensor
 from vcrd_ray.types import IntArray
 
 _RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
@@ -48,6 +48,12 @@ class LanguageModel:
         hidden: Tensor = self.backbone(input_ids=torch.from_numpy(padded).to(device), use_cache=False).last_hidden_state
         return hidden
 
+    def check(self, what: str, ids: npt.NDArray[np.integer], *, num_positions: int) -> None:
+        """Refuse what it cannot read: see `checkpoint.check_readable`."""
+        check_readable(
+            what, ids, num_embeddings=self.num_tokens, num_positions=num_positions, max_positions=self.num_positions
+        )
+
 
 def load_language_model(directory: Path, *, dtype: str, device: str | torch.device) -> LanguageModel:
     """The backbone in `dtype`, and its head: the embedding where config.json ties them and no other is stored.
@@ -76,23 +82,3 @@ def load_language_model(directory: Path, *, dtype: str, device: str | torch.devi
     if head is None:
         head = backbone.get_input_embeddings().weight.detach()
     return LanguageModel(backbone=backbone, head=head.to(device))
-
-
-def check_readable(what: str, ids: npt.NDArray[np.integer], *, model: LanguageModel, num_positions: int) -> None:
-    """Refuse what a model cannot read.
-
-    Raises:
-        ModelError: an id without embedding, or more tokens than positions; names `what`.
-    """
-    foreign = ids[(ids < 0) | (ids >= model.num_tokens)]
-    if foreign.size:
-        raise ModelError(
-            f"judge request, {what}: token id {int(foreign.flat[0])} is outside the judge's {model.num_tokens}"
-            " embeddings; use a judge of the policy's tokenizer family, or the weighting `teacher_prob`, which needs no"
-            " judge"
-        )
-    if num_positions > model.num_positions:
-        raise ModelError(
-            f"judge request, {what}: {num_positions} tokens with the prompt, but the judge has"
-            f" {model.num_positions} positions; shorten prompts or responses"
-        )

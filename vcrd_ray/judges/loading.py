@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vcrd_ray.config import (
     ImplicitJudgeSection,
     ModelJudge,
     OracleJudgeSection,
-    PackedJudge,
     QwenPrmJudgeSection,
     StepTagsJudgeSection,
     ValueHeadJudgeSection,
@@ -17,11 +16,6 @@ from vcrd_ray.config import Judge as JudgeSection
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.compatibility import check_same_vocabulary
 from vcrd_ray.models import device_for, load_tokenizer, resolve_model, special_ids
-
-if TYPE_CHECKING:
-    import torch
-
-    from vcrd_ray.judges.attention import AttentionKind
 
 
 def load_judge(section: JudgeSection, *, policy: str) -> Judge:
@@ -66,7 +60,7 @@ def _load(section: JudgeSection, policy: str) -> Judge:
         case ValueHeadJudgeSection():
             from vcrd_ray.judges.value_head import load_value_head_judge
 
-            return load_value_head_judge(path, special_ids=special, attention=_attention(section, device), **common)
+            return load_value_head_judge(path, special_ids=special, attention=section.attention, **common)
         case QwenPrmJudgeSection():
             from vcrd_ray.judges.qwen_prm import load_qwen_prm_judge
 
@@ -75,7 +69,7 @@ def _load(section: JudgeSection, policy: str) -> Judge:
                 separator=section.separator,
                 system=section.system,
                 policy_tokenizer=tokenizer,
-                attention=_attention(section, device),
+                attention=section.attention,
                 **common,
             )
         case ImplicitJudgeSection():
@@ -95,9 +89,3 @@ def _load(section: JudgeSection, policy: str) -> Judge:
                 policy_tokenizer=tokenizer,
                 **common,
             )
-
-
-def _attention(section: PackedJudge, device: torch.device) -> AttentionKind:
-    if section.attention == "auto":
-        return "flex" if device.type == "cuda" else "dense"
-    return section.attention

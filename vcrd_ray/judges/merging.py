@@ -75,9 +75,16 @@ class MergingJudge:
         with self._pass_lock:
             return self._judge.score_steps(solutions)
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
-        """See `Judge`; never shared."""
-        with self._pass_lock:
+    def self_check(
+        self,
+        request: JudgeRequest,
+        *,
+        num_leaves: int,
+        seed: int,
+        during: AbstractContextManager[object] | None = None,
+    ) -> float:
+        """See `Judge`; never shared. `during` is held while it is worked on."""
+        with self._pass_lock, during or nullcontext():
             return self._judge.self_check(request, num_leaves=num_leaves, seed=seed)
 
     def _take(self) -> list[_Waiting]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,9 +26,9 @@ from transformers import PreTrainedTokenizerBase
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
-from vcrd_ray.judges.checkpoint import build_backbone, read_model_config, read_tensors, read_tokenizer, take_tensor
+from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
 from vcrd_ray.judges.packed import PackedJudge
-from vcrd_ray.models import model_fingerprint, special_ids, token_ids_with
+from vcrd_ray.models import load_tokenizer, special_ids, token_ids_with, tokenizer_fingerprint
 from vcrd_ray.tree import BoolArray, Tree, leaf_positions
 from vcrd_ray.types import IntArray, StepSolution
 
@@ -45,7 +46,7 @@ def load_qwen_prm_judge(
     separator: str,
     system: str,
     policy_tokenizer: PreTrainedTokenizerBase,
-    attention: AttentionKind = "dense",
+    attention: AttentionKind | Literal["auto"] = "auto",
 ) -> PackedJudge:
     """Judge of a checkpoint directory, for token ids of a policy.
 
@@ -64,7 +65,7 @@ def load_qwen_prm_judge(
             ("score.2.bias", (2,)),
         )
     ]
-    tokenizer = read_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     if separator not in tokenizer.get_vocab():
         raise ModelError(
             f"judge {directory}: its tokenizer has no token {separator!r}; set judge.separator to its separator"
@@ -82,7 +83,9 @@ def load_qwen_prm_judge(
             special_ids=special_ids(policy_tokenizer),
         ),
         profile=JudgeProfile(
-            fingerprint=model_fingerprint(directory),
+            fingerprint=judge_fingerprint(
+                directory, "qwen_prm", dtype, separator, system, tokenizer_fingerprint(policy_tokenizer)
+            ),
             family="qwen_prm",
             scores="token",
             vocabulary="policy",

@@ -14,7 +14,6 @@ Layout on disk: config.json, tokenizer and safetensors of a causal model.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -32,9 +31,9 @@ from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
-from vcrd_ray.judges.checkpoint import read_tokenizer
-from vcrd_ray.judges.language_model import LanguageModel, check_readable, load_language_model
-from vcrd_ray.models import model_fingerprint
+from vcrd_ray.judges.checkpoint import judge_fingerprint
+from vcrd_ray.judges.language_model import LanguageModel, load_language_model
+from vcrd_ray.models import load_tokenizer, tokenizer_fingerprint
 from vcrd_ray.tree import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -63,7 +62,7 @@ def load_step_tags_judge(
     """
     directory = Path(path)
     model = load_language_model(directory, dtype=dtype, device=device)
-    tokenizer = read_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     reading: VerdictReading
     if template == "math_shepherd":
         reading = MathShepherdReading(tokenizer, good=good, bad=bad, step_tag=step_tag)
@@ -72,13 +71,13 @@ def load_step_tags_judge(
         reading = RlhflowReading(tokenizer, good=good, bad=bad)
         reads, identity = "where the verdict behind a step is predicted", (good, bad, "")
     reading.steps(_PROBE)
-    content = "\n".join([model_fingerprint(directory), template, *identity])
+    parts = ("step_tags", dtype, template, *identity, tokenizer_fingerprint(policy_tokenizer))
     return StepTagsJudge(
         model=model,
         reading=reading,
         policy_tokenizer=policy_tokenizer,
         profile=JudgeProfile(
-            fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
+            fingerprint=judge_fingerprint(directory, *parts),
             family="step_tags",
             scores="step",
             vocabulary="own",
@@ -325,7 +324,7 @@ class StepTagsJudge:
         some = [s for s, solution in enumerate(solutions) if solution.steps]
         inputs = {s: self._reading.steps(solutions[s]) for s in some}
         for s, (ids, _) in inputs.items():
-            check_readable(f"{what} {s}", ids, model=self._model, num_positions=len(ids))
+            self._model.check(f"{what} {s}", ids, num_positions=len(ids))
         for places in batches_within_budget([len(inputs[s][0]) for s in some], self._max_batch_tokens):
             batch = [some[place] for place in places]
             states = self._model.states([inputs[s][0] for s in batch])

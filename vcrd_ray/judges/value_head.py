@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from torch import Tensor
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
-from vcrd_ray.judges.checkpoint import build_backbone, read_model_config, read_tensors, read_tokenizer, take_tensor
+from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
 from vcrd_ray.judges.packed import PackedJudge
-from vcrd_ray.models import model_fingerprint
+from vcrd_ray.models import load_tokenizer
 from vcrd_ray.tree import Tree, leaf_positions
 from vcrd_ray.types import IntArray, StepSolution
 
@@ -41,7 +42,7 @@ def load_value_head_judge(
     device: str | torch.device,
     special_ids: Collection[int],
     max_batch_tokens: int,
-    attention: AttentionKind = "dense",
+    attention: AttentionKind | Literal["auto"] = "auto",
 ) -> PackedJudge:
     """Judge of a checkpoint directory, the backbone in `dtype` ("float32", "bfloat16").
 
@@ -52,7 +53,7 @@ def load_value_head_judge(
     config, tensors = read_model_config(directory, packed=True), read_tensors(directory)
     weight = take_tensor(directory, tensors, HEAD_WEIGHT, shape=(1, config.hidden_size), needed_by=_NEEDED_BY)
     bias = take_tensor(directory, tensors, HEAD_BIAS, shape=(1,), needed_by=_NEEDED_BY)
-    tokenizer = read_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     if tokenizer.bos_token is None:
         raise ModelError(
             f"judge {directory}: its tokenizer has no bos_token, and the judge's prompt begins with"
@@ -66,7 +67,8 @@ def load_value_head_judge(
             encode=partial(tokenizer.encode, add_special_tokens=False), bos=tokenizer.bos_token, special_ids=special_ids
         ),
         profile=value_head_profile(
-            model_fingerprint(directory), trained_on=getattr(config, "trained_on", "the newline that ends a step")
+            judge_fingerprint(directory, "value_head", dtype, sorted(special_ids)),
+            trained_on=getattr(config, "trained_on", "the newline that ends a step"),
         ),
         max_batch_tokens=max_batch_tokens,
         attention=attention,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vcrd_ray.judges import JudgeProfile
-from vcrd_ray.judges.cache import ScoreCache, ScoreStore, scores_key
+from vcrd_ray.judges.cache import ScoreCache, ScoreStore, open_score_cache, scores_key
 from vcrd_ray.types import JudgeRequest, JudgeScores
 
 MIB = 1024**2
@@ -45,7 +45,7 @@ class CountingJudge:
 
 class CachedJudge:
     def __init__(self, judge: CountingJudge, store: ScoreStore) -> None:
-        self.judge, self.cache = judge, ScoreCache(store, fingerprint=judge.profile.fingerprint)
+        self.judge, self.cache = judge, ScoreCache(store, judge.profile)
 
     def score(self, request: JudgeRequest) -> JudgeScores:
         return self.cache.score(request, self.judge.score)
@@ -107,6 +107,7 @@ def test_scores_of_another_judge_are_not_mistaken(path: Path) -> None:
 def test_the_least_recently_used_are_dropped_beyond_the_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("vcrd_ray.judges.cache.time.time", lambda: now[0])
+    monkeypatch.setattr("vcrd_ray.judges.cache._PUTS_BETWEEN_CHECKS", 1)
     judge = CountingJudge()
     store = ScoreStore(path, max_bytes=10 * 8 * 100)  # ten trajectories of 100 positions
     cached = CachedJudge(judge, store)
@@ -165,6 +166,40 @@ def test_a_file_that_is_no_store_is_kept_aside_and_begun_anew(path: Path, caplog
     assert_same(cached.score(request(3)), CountingJudge().score(request(3)))
     assert len(list(path.parent.glob("*.damaged-*"))) == 1
     assert "is no readable score cache" in caplog.text
+
+
+def test_a_file_that_is_only_out_of_reach_is_left_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ScoreStore(path, max_bytes=MIB)
+    CachedJudge(CountingJudge(), store).score(request(3))
+
+    def locked(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vcrd_ray.judges.cache.sqlite3.connect", locked)
+        assert open_score_cache(path, max_bytes=MIB, profile=CountingJudge().profile) is None
+    assert "no scores are kept" in caplog.text and not list(path.parent.glob("*.damaged-*"))
+    CachedJudge(CountingJudge(), store).score(request(4))
+    assert len(ScoreStore(path, max_bytes=MIB)) == 2
+    # A directory that cannot be made.
+    (path.parent / "file").write_text("")
+    assert open_score_cache(path.parent / "file" / "x.sqlite", max_bytes=MIB, profile=CountingJudge().profile) is None
+
+
+def test_a_judge_of_whole_steps_is_kept_without_scores_of_other_tokens(path: Path) -> None:
+    class StepJudge(CountingJudge):
+        def score(self, request: JudgeRequest) -> JudgeScores:
+            whole = super().score(request)
+            return replace(whole, candidate_logit=np.full_like(whole.candidate_logit, np.nan))
+
+    judge = StepJudge()
+    judge.profile = replace(judge.profile, scores="step")
+    cached = CachedJudge(judge, ScoreStore(path, max_bytes=MIB))
+    first, second = cached.score(request(3, 4)), cached.score(request(3, 4))
+    assert judge.asked == ["q3", "q4"] and np.isnan(second.candidate_logit).all()
+    assert np.array_equal(first.trunk_logit, second.trunk_logit)
 
 
 def test_a_store_that_fails_later_costs_only_time(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,6 @@ from tests.unit.judges.checkpoints import (
     WEIGHTS,
     byte_tokenizer,
     edit_weights,
-    ragged_request,
     two_label_tensors,
     write_checkpoint,
 )
@@ -130,5 +129,31 @@ def test_a_head_of_the_other_family_is_refused(tmp_path: Path) -> None:
         load(write_checkpoint(tmp_path))
 
 
-def test_scores_are_those_of_the_request(judge: PackedJudge) -> None:
-    assert len(judge.score(ragged_request()).trunk_logit) == 45
+def test_the_fingerprint_is_of_all_that_scores_depend_on(checkpoint: Path, judge: PackedJudge, tmp_path: Path) -> None:
+    other_policy = byte_tokenizer()
+    other_policy.add_special_tokens({"additional_special_tokens": ["<more>"]})
+    judges = [
+        judge,
+        load(checkpoint, system="Be strict."),
+        load(checkpoint, separator="<eos>"),
+        load(checkpoint, dtype="bfloat16"),
+        load(checkpoint, policy_tokenizer=other_policy),
+        load(write_checkpoint(tmp_path, two_label_tensors, seed=1)),
+    ]
+    assert len({j.profile.fingerprint for j in judges}) == len(judges)
+    assert load(checkpoint, max_batch_tokens=7).profile.fingerprint == judge.profile.fingerprint
+
+
+def test_a_branch_behind_the_last_position_is_refused(judge: PackedJudge) -> None:
+    fitting = np.full(192 - len(prompt("x")) - 1, 50, dtype=np.int32)
+    judge.score(JudgeRequest(questions=("x",), responses=(fitting,), candidates=(fitting,)))
+    whole = np.append(fitting, np.int32(50))
+    with pytest.raises(ModelError, match=r"193 tokens .* 192 positions"):
+        judge.score(JudgeRequest(questions=("x",), responses=(whole,), candidates=(whole,)))
+
+
+def test_tensors_of_nothing_are_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, two_label_tensors)
+    edit_weights(tmp_path, lambda state: state.update({"model.layers.0.self_attn.q_proj.lora_A": torch.zeros(2, 2)}))
+    with pytest.raises(ModelError, match=r"1 tensors belong to no part .*lora_A.*merge"):
+        load(tmp_path)
