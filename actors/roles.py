@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from actors.judge_pool import Tag
-from vcrd_ray.config import SamplingSection
-from vcrd_ray.engines.hf import HFEngine
+from vcrd_ray.config import SamplingSection, TeacherSection
+from vcrd_ray.engines import Use
+from vcrd_ray.engines.loading import load_engine
 from vcrd_ray.judges import Judge
-from vcrd_ray.judges.cache import ScoreCache, ScoreStore
+from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.merging import MergingJudge
 from vcrd_ray.judging import judge_request
-from vcrd_ray.models import device_for
 from vcrd_ray.types import (
     IntArray,
     JudgeRequest,
@@ -39,9 +39,9 @@ _SELF_CHECK_LEAVES = 8
 class EngineActor:
     """Holds one model and generates or annotates."""
 
-    def __init__(self, path: str, *, dtype: str, gpus: float, threads: int, seed: int) -> None:
-        torch.set_num_threads(threads)
-        self._engine = HFEngine(path, dtype=dtype, device=device_for(gpus))
+    def __init__(self, section: TeacherSection, path: str, *, use: Use, seed: int) -> None:
+        torch.set_num_threads(section.threads)
+        self._engine = load_engine(section, path, use=use)
         self._seed = seed
 
     def ready(self) -> int:
@@ -94,12 +94,16 @@ class JudgeActor:
         self._cache = None
         if cache_dir is not None:
             # A file of each host: SQLite's locks do not reach over a network.
-            store = ScoreStore(cache_dir / f"{socket.gethostname()}.sqlite", max_bytes=cache_bytes)
-            self._cache = ScoreCache(store, fingerprint=self._judge.profile.fingerprint)
+            file = cache_dir / f"{socket.gethostname()}.sqlite"
+            self._cache = open_score_cache(file, max_bytes=cache_bytes, profile=self._judge.profile)
 
     def ready(self) -> int:
         """Process id, once the judge is loaded."""
         return os.getpid()
+
+    def fingerprint(self) -> str:
+        """Identity of the judge."""
+        return self._judge.profile.fingerprint
 
     def score(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> JudgeScores:
         """Scores of one side's rollouts and of the other model's proposals. [rows of that side]"""
@@ -116,9 +120,10 @@ class JudgeActor:
 
     def self_check(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> float:
         """Largest logit difference of packed and separate judging on some leaves."""
-        with self._running(tag):
-            return (self._merging or self._judge).self_check(
-                judge_request(batch, side, candidates, only_at=self._only_at),
-                num_leaves=_SELF_CHECK_LEAVES,
-                seed=self._seed,
+        request = judge_request(batch, side, candidates, only_at=self._only_at)
+        if self._merging is not None:
+            return self._merging.self_check(
+                request, num_leaves=_SELF_CHECK_LEAVES, seed=self._seed, during=self._running(tag)
             )
+        with self._running(tag):
+            return self._judge.self_check(request, num_leaves=_SELF_CHECK_LEAVES, seed=self._seed)

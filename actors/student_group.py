@@ -62,6 +62,8 @@ class RankJob:
     """Rollouts to distil on; None: fine-tune on gold solutions."""
     teacher: Pool | None
     judge: Pool | None
+    judge_fingerprint: str | None
+    """Identity of what the judge pool answers with."""
 
 
 def is_finished(run_dir: Path) -> bool:
@@ -168,7 +170,9 @@ def _fine_tune(job: RankJob, rank: int, world_size: int, device: torch.device) -
     config = job.config
     student = Student(config.student, lora=None, train_head=True, device=device, seed=config.run.seed)
     problems, bad_rows = read_problems(config.sft.prompts, config.world)
-    examples, too_long = make_examples(problems, student.tokenizer, max_length=config.sft.max_length)
+    examples, too_long = make_examples(
+        problems, student.tokenizer, prompt=config.prompt, max_length=config.sft.max_length
+    )
     if rank == 0:
         write_rejects(job.run_dir / "rejects.jsonl", [*bad_rows, *too_long])
     backend = _backend(config, config.sft, student, num_examples=len(examples), world_size=world_size)
@@ -196,8 +200,8 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         "student": model_fingerprint(student.directory),
         "tokenizer": tokenizer_fingerprint(student.tokenizer),
     }
-    if job.judge is not None and isinstance(config.judge, ModelJudge):
-        fingerprints["judge"] = model_fingerprint(resolve_model(config.judge.path))
+    if job.judge_fingerprint is not None:
+        fingerprints["judge"] = job.judge_fingerprint
     pairs, rejects = read_pairs(
         job.rollouts,
         teacher=fingerprints["teacher"],
@@ -216,6 +220,7 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         timeout_s=config.cluster.request_timeout_s,
         rank=rank,
         max_crashes=config.judge.max_crashes,
+        max_set_aside=config.judge.max_set_aside,
     )
     distiller = Distiller(
         backend=backend,

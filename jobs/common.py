@@ -16,8 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vcrd_ray.config import Config, JsonlPrompts, ModelJudge, Prompts
-from vcrd_ray.errors import DataError
+from vcrd_ray.config import Config, ModelJudge, Prompts
 from vcrd_ray.runs import read_jsonl
 
 _PLAIN_INTERVAL_S = 5.0
@@ -25,14 +24,19 @@ _POLL_S = 0.5
 CONSOLE = Console(stderr=True)
 
 
-def check_prompts(section: Prompts) -> None:
-    """Refuse a data set that is not there.
+def check_prompts(section: Prompts, *, fetch: bool = True) -> None:
+    """Refuse data sets that are not there.
+
+    Without `fetch` nothing is downloaded: data sets of the hub are named on standard error and not checked.
 
     Raises:
-        DataError: no such file.
+        DataError: no such file, folder, split or column.
     """
-    if isinstance(section, JsonlPrompts) and not section.path.is_file():
-        raise DataError(f"{section.path}: no such file; give a JSON Lines file as prompts.path")
+    from vcrd_ray.data.problems import check_problems
+
+    remote = check_problems(section, fetch=fetch)
+    if remote:
+        print(f"not checked, because a dry run fetches nothing from the hub: {', '.join(remote)}", file=sys.stderr)
 
 
 def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> None:

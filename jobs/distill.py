@@ -45,7 +45,7 @@ def check_rollouts(config: Config) -> None:
 def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
-    from actors.pools import judge_pool, teacher_pool
+    from actors.pools import judge_fingerprint, judge_pool, teacher_pool
     from actors.student_group import RankJob, is_finished, train
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
@@ -66,6 +66,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
                         rollouts=rollouts_directory(config),
                         teacher=teacher,
                         judge=judge,
+                        judge_fingerprint=None if judge is None else judge_fingerprint(judge),
                     )
                 )
             finally:

@@ -17,14 +17,14 @@ from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy, accuracy
 from vcrd_ray.runs import RunDirectory, write_json
 
-SECTIONS = ("run", "cluster", "world", "evaluate")
+SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
 
-    check_prompts(config.evaluate.prompts)
+    check_prompts(config.evaluate.prompts, fetch=fetch)
     model = config.evaluate.model or config.student.path
     if fetch or not is_on_hub(model):
         load_tokenizer(resolve_model(model))
@@ -47,7 +47,7 @@ def run(config: Config, *, label: str) -> Accuracy:
         tokenizer = load_tokenizer(resolve_model(model))
         problems, bad_rows = read_problems(config.evaluate.prompts, config.world)
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.
-        prompts, _ = tokenize_prompts(problems, tokenizer, max_length=2**31)
+        prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
         write_rejects(directory.path / "rejects.jsonl", bad_rows)
         started = time.perf_counter()
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:

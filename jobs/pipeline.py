@@ -29,7 +29,19 @@ from vcrd_ray.runs import read_jsonl, write_json
 
 T = TypeVar("T")
 _DEMO_CALIBRATION = 400
-SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "sft", "rollouts", "distill", "evaluate")
+SECTIONS = (
+    "run",
+    "cluster",
+    "world",
+    "student",
+    "teacher",
+    "judge",
+    "prompt",
+    "sft",
+    "rollouts",
+    "distill",
+    "evaluate",
+)
 
 
 def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:

@@ -14,12 +14,12 @@ from jobs.common import check_models, check_prompts, follow_training, print_dry_
 from vcrd_ray.config import Config
 from vcrd_ray.runs import RunDirectory
 
-SECTIONS = ("run", "cluster", "world", "student", "sft")
+SECTIONS = ("run", "cluster", "world", "prompt", "student", "sft")
 
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    check_prompts(config.sft.prompts)
+    check_prompts(config.sft.prompts, fetch=fetch)
     check_models(config, teacher=False, judge=False, fetch=fetch)
 
 
@@ -32,7 +32,16 @@ def run(config: Config) -> Path:
         if not is_finished(directory.path):
             check(config)
             with ray_cluster(config), follow_training("sft", directory.path):
-                train(RankJob(config=config, run_dir=directory.path, rollouts=None, teacher=None, judge=None))
+                train(
+                    RankJob(
+                        config=config,
+                        run_dir=directory.path,
+                        rollouts=None,
+                        teacher=None,
+                        judge=None,
+                        judge_fingerprint=None,
+                    )
+                )
         return directory.path / "model"
 
 

@@ -13,8 +13,9 @@ import torch
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from vcrd_ray.config import SamplingSection
-from vcrd_ray.data.problems import Problem, make_examples, read_problems, tokenize_prompts
+from vcrd_ray.config import PromptSection, SamplingSection
+from vcrd_ray.data.manifest import ids_digest
+from vcrd_ray.data.problems import Problem, make_examples, read_problems, template_fingerprint, tokenize_prompts
 from vcrd_ray.data.rollouts import Manifest, open_rollouts, write_block
 from vcrd_ray.models import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from vcrd_ray.tiny.world import WorldConfig
@@ -67,12 +68,16 @@ def write_rollouts(directory: Path, count: int) -> Path:
         teacher=model_fingerprint(resolve_model(TEACHER)),
         student=model_fingerprint(resolve_model(STUDENT)),
         tokenizer=tokenizer_fingerprint(tokenizer),
-        seed=0,
+        template=template_fingerprint(PromptSection(), tokenizer),
+        prompt=PromptSection(),
+        seeds=(0,),
         sampling=SamplingSection(),
+        samples=1,
         num_prompts=count,
-        num_rejects=0,
-        num_blocks=1,
+        rejects={},
+        blocks=(count,),
         prompts="made-by-a-test",
+        pairs=ids_digest(pair.id for pair in pairs),
     )
     open_rollouts(directory, manifest)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from vcrd_ray.config import CompositeWeighting, DivergenceSection, ObjectiveSection, TeacherProbWeighting
 from vcrd_ray.divergences import Divergence
-from vcrd_ray.engines.hf import pair_keys
+from vcrd_ray.engines.annotation import pair_keys
 from vcrd_ray.fused import (
     FusedRows,
     HiddenTeacher,

@@ -46,6 +46,7 @@ _FREE_TO_CHANGE = (
     "judge.replicas",
     "judge.cache",
     "judge.max_crashes",
+    "judge.max_set_aside",
     "evaluate.replicas",
 )
 

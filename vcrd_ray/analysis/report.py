@@ -16,6 +16,7 @@ from vcrd_ray.analysis import figures
 from vcrd_ray.analysis.calibration import CalibrationReport, extrapolation, verdict
 from vcrd_ray.analysis.run_data import RunData, TrainingData, display_name, read_run
 from vcrd_ray.analysis.verdicts import verdicts
+from vcrd_ray.data.manifest import pair_id
 from vcrd_ray.runs import write_text
 from vcrd_ray.types import Decision
 
@@ -163,12 +164,11 @@ class _Texts:
         from vcrd_ray.models import load_tokenizer
 
         self._tokenizer = load_tokenizer(model)
-        columns = ["prompt_id", "question", "teacher_ids", "student_ids"]
+        columns = ["prompt_id", "sample", "question", "teacher_ids", "student_ids"]
         self._rows: dict[str, dict[str, Any]] = {}
         for part in sorted((rollouts / "parts").glob("block-*.parquet")):
-            self._rows |= {
-                r["prompt_id"]: r for r in pq.read_table(part, columns=columns).to_pylist() if r["prompt_id"] in pairs
-            }
+            named = {pair_id(r["prompt_id"], r["sample"]): r for r in pq.read_table(part, columns=columns).to_pylist()}
+            self._rows |= {name: row for name, row in named.items() if name in pairs}
 
     def show(self, decision: Decision) -> ShownDecision:
         row = self._rows[decision.pair]

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from vcrd_ray.analysis.calibration import CalibrationReport
+from vcrd_ray.data.manifest import split_pair_id
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.data.processbench import BenchFigures
 from vcrd_ray.data.rollouts import check_manifest, part_path, read_manifest, read_pairs
@@ -118,17 +119,20 @@ def read_checked(
     for block in range(manifest.num_blocks):
         table = pq.read_table(part_path(rollouts, block), columns=["prompt_id", "answer"])
         answers |= {row["prompt_id"]: row["answer"] for row in table.to_pylist()}
+    prompts = dict.fromkeys(split_pair_id(pair.id)[0] for pair in pairs)
+    numbers = {prompt: number for number, prompt in enumerate(prompts)}
     found: list[CheckedResponse] = []
     unchecked = 0
     for index in np.random.default_rng(seed).permutation(len(pairs)):
         pair = pairs[index]
-        gold = answers[pair.id]
+        prompt_id, _ = split_pair_id(pair.id)
+        gold = answers[prompt_id]
         for ids in (pair.teacher_ids, pair.student_ids):
             if gold is None or final_answer(gold) is None:
                 unchecked += 1
                 continue
             right = is_correct(tokenizer.decode(ids, skip_special_tokens=True), gold)
-            found.append(CheckedResponse(prompt=int(index), question=pair.question, ids=ids, right=right))
+            found.append(CheckedResponse(prompt=numbers[prompt_id], question=pair.question, ids=ids, right=right))
     if not found:
         raise DataError(
             f"{rollouts}: no prompt has a gold answer that is a number, so nothing can be checked; set"

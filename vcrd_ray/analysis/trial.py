@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 
 from vcrd_ray.backends import TorchBackend
 from vcrd_ray.config import Config
-from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompts
+from vcrd_ray.data.manifest import with_samples
+from vcrd_ray.data.problems import make_examples, read_problems, read_prompts, tokenize_prompts
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.judges.loading import load_judge
@@ -54,7 +55,7 @@ def _fine_tune(config: Config, folder: Path) -> Path:
         return done
     student = Student(config.student, lora=None, train_head=True, device=torch.device("cpu"), seed=config.run.seed)
     problems, _ = read_problems(config.sft.prompts, config.world)
-    examples, _ = make_examples(problems, student.tokenizer, max_length=config.sft.max_length)
+    examples, _ = make_examples(problems, student.tokenizer, prompt=config.prompt, max_length=config.sft.max_length)
     backend = TorchBackend(student, config.sft.optim, num_updates=config.sft.num_updates or 1)
     tuner = FineTuner(
         backend=backend,
@@ -70,9 +71,9 @@ def _fine_tune(config: Config, folder: Path) -> Path:
 
 def _rollouts(config: Config) -> list[RolloutPair]:
     section = config.rollouts
-    problems, _ = read_problems(section.prompts, config.world)
     tokenizer = load_tokenizer(resolve_model(config.student.path))
-    prompts, _ = tokenize_prompts(problems, tokenizer, max_length=section.max_prompt_length)
+    prompts, _ = read_prompts(section, config.prompt, config.world, tokenizer)
+    prompts = with_samples(prompts, section.samples)
     responses = []
     for path, seed in ((config.teacher.path, 2 * config.run.seed), (config.student.path, 2 * config.run.seed + 1)):
         engine = HFEngine(path, dtype="float32", device=torch.device("cpu"))
@@ -124,7 +125,7 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
 def _accuracy(config: Config, model: Path) -> float:
     section, tokenizer = config.evaluate, load_tokenizer(model)
     problems, _ = read_problems(section.prompts, config.world)
-    prompts, _ = tokenize_prompts(problems, tokenizer, max_length=2**31)
+    prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
     engine = HFEngine(str(model), dtype="float32", device=torch.device("cpu"))
     correct = 0
     for start in range(0, len(prompts), section.batch_size):

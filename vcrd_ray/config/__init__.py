@@ -11,7 +11,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from vcrd_ray.config.base import DType, Section
-from vcrd_ray.config.data import JsonlPrompts, Prompts, SamplingSection, TinyPrompts
+from vcrd_ray.config.data import (
+    HfPrompts,
+    JsonlPrompts,
+    MixPrompts,
+    MixSource,
+    ParquetPrompts,
+    Prompts,
+    PromptSection,
+    SamplingSection,
+    TinyPrompts,
+)
 from vcrd_ray.config.models import (
     ImplicitJudgeSection,
     Judge,
@@ -26,6 +36,7 @@ from vcrd_ray.config.models import (
     StudentSection,
     TeacherSection,
     ValueHeadJudgeSection,
+    VllmSection,
 )
 from vcrd_ray.config.objective import (
     AdaptiveKL,
@@ -51,6 +62,7 @@ from vcrd_ray.config.objective import (
     UniformWeighting,
     Weighting,
 )
+from vcrd_ray.config.select import SelectSection
 from vcrd_ray.config.stages import (
     DistillSection,
     EvaluateSection,
@@ -76,6 +88,7 @@ __all__ = [
     "DivergenceSection",
     "EvaluateSection",
     "ForwardKL",
+    "HfPrompts",
     "ImplicitJudgeSection",
     "InverseRatioWeighting",
     "Jsd",
@@ -84,11 +97,15 @@ __all__ = [
     "JudgeCacheSection",
     "JudgePool",
     "LoraSection",
+    "MixPrompts",
+    "MixSource",
     "ModelJudge",
     "ObjectiveSection",
     "OptimSection",
     "OracleJudgeSection",
     "PackedJudge",
+    "ParquetPrompts",
+    "PromptSection",
     "Prompts",
     "QwenPrmJudgeSection",
     "RatioWeighting",
@@ -97,6 +114,7 @@ __all__ = [
     "RunSection",
     "SamplingSection",
     "Section",
+    "SelectSection",
     "SftSection",
     "Signal",
     "SkewedKL",
@@ -111,6 +129,7 @@ __all__ = [
     "TrainingSection",
     "UniformWeighting",
     "ValueHeadJudgeSection",
+    "VllmSection",
     "Weighting",
 ]
 
@@ -150,8 +169,10 @@ class Config(Section):
     student: StudentSection = StudentSection()
     teacher: TeacherSection = TeacherSection()
     judge: Judge = ValueHeadJudgeSection()
+    prompt: PromptSection = PromptSection()
     sft: SftSection = SftSection()
     rollouts: RolloutsSection = RolloutsSection()
+    select: SelectSection = SelectSection()
     distill: DistillSection = DistillSection()
     evaluate: EvaluateSection = EvaluateSection()
 

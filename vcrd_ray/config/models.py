@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,12 +33,36 @@ class StudentSection(Section):
     )
 
 
+class VllmSection(Section):
+    """What a vLLM engine is started with."""
+
+    tensor_parallel: int = Field(
+        default=1, ge=1, description="GPUs that share one engine; gpus_per_replica must be as many"
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of a GPU's memory; less where two engines share the GPU"
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="Longest prompt plus response; none: the model's positions"
+    )
+    max_num_batched_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens of one pass of the engine; none: vLLM's choice"
+    )
+    enforce_eager: bool = Field(
+        default=False, description="No compilation and no CUDA graphs: faster start, slower passes"
+    )
+    kv_cache_gib: int = Field(default=1, ge=1, description="Key-value cache on a CPU, GiB")
+
+
 class TeacherSection(Section):
     """The model that is imitated, and the pool of actors that hosts it."""
 
     path: str = Field(default="tiny:teacher", description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Parameter and activation type")
-    engine: Literal["hf"] = Field(default="hf", description="What runs the model")
+    engine: Literal["hf", "vllm"] = Field(
+        default="hf", description="What runs the teacher, makes rollouts and evaluates: transformers, or vLLM"
+    )
+    vllm: VllmSection = VllmSection()
     transport: Literal["hidden", "top_k", "logits"] = Field(
         default="hidden",
         description="What of the teacher's distribution travels: final hidden states (exact), its top_k tokens and the mass"
@@ -49,6 +73,19 @@ class TeacherSection(Section):
     gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
     threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
 
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        if (
+            self.engine == "vllm"
+            and self.vllm.tensor_parallel > 1
+            and self.gpus_per_replica != self.vllm.tensor_parallel
+        ):
+            raise ValueError(
+                f"teacher.vllm.tensor_parallel {self.vllm.tensor_parallel} needs gpus_per_replica"
+                f" {self.vllm.tensor_parallel}, not {self.gpus_per_replica:g}"
+            )
+        return self
+
 
 class JudgeCacheSection(Section):
     """Scores that depend on no student weights, kept on disk across epochs, runs and methods."""
@@ -56,7 +93,11 @@ class JudgeCacheSection(Section):
     path: Path | None = Field(
         default=None, description="Directory with a file of each host; none: judge-cache in the run directory"
     )
-    max_gib: float = Field(default=2.0, gt=0, description="Largest size of a host's file; least recently used go first")
+    max_gib: float = Field(
+        default=2.0,
+        gt=0,
+        description="Scores kept in a host's file, the least recently used go; the file is up to twice as large",
+    )
 
 
 class JudgePool(Section):
@@ -82,6 +123,11 @@ class JudgePool(Section):
         default=2,
         ge=1,
         description="A request that this many judge processes died of is set aside: its tokens get weight 1",
+    )
+    max_set_aside: int = Field(
+        default=10,
+        ge=0,
+        description="Stop when a rank has more requests set aside than this: the judge dies of too much",
     )
     merge_requests: int = Field(
         default=1,
@@ -128,8 +174,16 @@ class PackedJudge(ModelJudge):
     attention: Literal["auto", "dense", "flex", "two_stream"] = Field(
         default="auto",
         description="How packed proposals attend: one dense mask, flex attention, or causal attention twice; auto: flex on a"
-        " GPU, else dense",
+        " GPU, elsewhere by how many proposals differ",
     )
+
+    @model_validator(mode="after")
+    def _attention_runs(self) -> Self:
+        if self.attention == "two_stream" and self.gpus_per_replica and self.dtype == "float32":
+            raise ValueError(
+                "judge.attention two_stream on a GPU needs judge.dtype bfloat16; use dense or flex for float32"
+            )
+        return self
 
 
 class ValueHeadJudgeSection(PackedJudge):

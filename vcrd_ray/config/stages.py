@@ -64,15 +64,25 @@ class SftSection(TrainingSection):
 
 
 class RolloutsSection(Section):
-    """The offline data stage: one response of each model for each prompt."""
+    """The offline data stage: responses of each model for each prompt."""
 
     prompts: Prompts = TinyPrompts(seed=2, count=2000)
     sampling: SamplingSection = SamplingSection()
+    samples: int = Field(default=1, ge=1, description="Pairs a prompt: responses of each model")
     max_prompt_length: int = Field(default=512, ge=1, description="Longer prompts are rejected and counted")
     block_size: int = Field(
         default=256, ge=1, description="Prompts generated and written together; the unit of restart"
     )
-    batch_size: int = Field(default=256, ge=1, description="Prompts in one generate call")
+    batch_size: int = Field(default=256, ge=1, description="Responses made in one generate call")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(
+                f"samples {self.samples} at temperature 0 are the same response {self.samples} times: set"
+                " sampling.temperature above 0, or samples to 1"
+            )
+        return self
 
 
 class DistillSection(TrainingSection):

@@ -1,20 +1,25 @@
-"""Data sets -> problems, policy prompts and gold examples. A malformed row is put aside with its reason, never dropped.
+"""Sections of the config -> problems, policy prompts and gold examples. What is put aside is kept with its reason.
 
 Knows nothing of models beyond their tokenizer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jinja2 import TemplateError
 
-from vcrd_ray.config import JsonlPrompts, Prompts, TinyPrompts
+from vcrd_ray.config import MixPrompts, Prompts, PromptSection, RolloutsSection, TinyPrompts
+from vcrd_ray.data.mixture import drop_duplicates, mix
+from vcrd_ray.data.sources import Problem, Reject, check_rows, read_rows
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs import write_text
 from vcrd_ray.tiny.world import WorldConfig, make_problem, sample_solution
@@ -23,25 +28,20 @@ from vcrd_ray.types import IntArray, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BAD_ROW_TEXT = 2000  # characters of a rejected row that are kept
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """One row of a data set."""
-
-    id: str
-    question: str
-    solution: str | None
-    """A worked solution that ends with the answer, where the data set has one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reject:
-    """A row that was put aside."""
-
-    row: str
-    reason: str
+__all__ = [
+    "Example",
+    "Problem",
+    "Reject",
+    "check_problems",
+    "count_rejects",
+    "make_examples",
+    "prompt_ids",
+    "read_problems",
+    "read_prompts",
+    "template_fingerprint",
+    "tokenize_prompts",
+    "write_rejects",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,17 +53,38 @@ class Example:
     response_ids: IntArray
 
 
-def read_problems(section: Prompts, world: WorldConfig) -> tuple[list[Problem], list[Reject]]:
-    """All problems of a section.
+def check_problems(section: Prompts, *, fetch: bool = True) -> list[str]:
+    """Refuse a section whose data sets are not there. Without `fetch` the hub is left alone.
+
+    Returns:
+        Names of the data sets that could not be checked.
 
     Raises:
-        DataError: the file is missing, nothing usable is in it, or too many rows are malformed.
+        DataError: no such file, folder, split or column.
     """
-    if isinstance(section, TinyPrompts):
-        return [
-            _tiny_problem(section, world, index) for index in range(section.start, section.start + section.count)
-        ], []
-    return _read_jsonl(section)
+    match section:
+        case TinyPrompts():
+            return []
+        case MixPrompts():
+            return [name for source in section.sources for name in check_problems(source.prompts, fetch=fetch)]
+    return [] if check_rows(section, fetch=fetch) else [str(section.path)]
+
+
+def read_problems(section: Prompts, world: WorldConfig) -> tuple[list[Problem], list[Reject]]:
+    """All problems of a section, and what was put aside.
+
+    Raises:
+        DataError: a data set is missing, nothing usable is in it, too many rows are malformed, or it is too small.
+    """
+    match section:
+        case TinyPrompts():
+            indices = range(section.start, section.start + section.count)
+            return [_tiny_problem(section, world, index) for index in indices], []
+        case MixPrompts():
+            read = [read_problems(source.prompts, world) for source in section.sources]
+            problems, duplicates = mix([found for found, _ in read], section.counts(), seed=section.shuffle_seed)
+            return problems, [*(reject for _, rejects in read for reject in rejects), *duplicates]
+    return read_rows(section)
 
 
 def _tiny_problem(section: TinyPrompts, world: WorldConfig, index: int) -> Problem:
@@ -76,55 +97,31 @@ def _tiny_problem(section: TinyPrompts, world: WorldConfig, index: int) -> Probl
     )
 
 
-def _read_jsonl(section: JsonlPrompts) -> tuple[list[Problem], list[Reject]]:
-    if not section.path.is_file():
-        raise DataError(f"{section.path}: no such file; give a JSON Lines file as prompts.path")
-    lines = [line for line in section.path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    stop = None if section.count is None else section.start + section.count
-    problems: list[Problem] = []
-    rejects: list[Reject] = []
-    numbered = list(enumerate(lines))
-    if section.shuffle_seed is not None:
-        random.Random(section.shuffle_seed).shuffle(numbered)
-    for number, line in numbered[section.start : stop]:
-        try:
-            problems.append(_jsonl_problem(section, number, line))
-        except ValueError as error:
-            rejects.append(Reject(row=line[:_BAD_ROW_TEXT], reason=f"row {number}: {error}"))
-    read = len(problems) + len(rejects)
-    if not problems:
-        first = f"; first reason: {rejects[0].reason}" if rejects else ""
-        raise DataError(f"{section.path}: no usable row among {read}{first}")
-    if len(rejects) > section.max_reject_share * read:
-        raise DataError(
-            f"{section.path}: {len(rejects)} of {read} rows are malformed, more than max_reject_share"
-            f" {section.max_reject_share}; first reason: {rejects[0].reason}"
-        )
-    return problems, rejects
+def read_prompts(
+    section: RolloutsSection, prompt: PromptSection, world: WorldConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Prompt], list[Reject]]:
+    """The prompts that responses are made to, each question once, and all that was put aside.
 
-
-def _jsonl_problem(section: JsonlPrompts, number: int, line: str) -> Problem:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"a {type(row).__name__}, not an object")
-    solution = _text(row, section.answer_key) if section.answer_key else None
-    return Problem(id=f"{section.path.stem}-{number}", question=_text(row, section.question_key), solution=solution)
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    if key not in row:
-        raise ValueError(f"no key {key!r} (there are: {', '.join(sorted(row)) or 'none'})")
-    value = row[key]
-    text = value if isinstance(value, str) else str(value) if isinstance(value, int | float) else None
-    if text is None or not text.strip():
-        raise ValueError(f"{key!r} is no text: {value!r}")
-    return text
+    Raises:
+        DataError: as `read_problems` and `tokenize_prompts`.
+    """
+    problems, rejects = read_problems(section.prompts, world)
+    duplicates: list[Reject] = []
+    # The tiny world's problems are drawn, not collected: an equal one is another draw.
+    if not isinstance(section.prompts, TinyPrompts):
+        problems, duplicates = drop_duplicates(problems)
+    prompts, too_long = tokenize_prompts(problems, tokenizer, prompt=prompt, max_length=section.max_prompt_length)
+    return prompts, [*rejects, *duplicates, *too_long]
 
 
 def tokenize_prompts(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    prompt: PromptSection = PromptSection(),
 ) -> tuple[list[Prompt], list[Reject]]:
-    """Policy prompts through the chat template; too long ones are rejected.
+    """Policy prompts through the template; too long ones are rejected.
 
     Raises:
         DataError: no prompt is short enough.
@@ -132,10 +129,10 @@ def tokenize_prompts(
     prompts: list[Prompt] = []
     rejects: list[Reject] = []
     for problem in problems:
-        ids = prompt_ids(problem.question, tokenizer)
+        ids = prompt_ids(problem.question, tokenizer, prompt)
         if len(ids) > max_length:
             reason = f"prompt of {len(ids)} tokens is longer than {max_length}"
-            rejects.append(Reject(row=problem.id, reason=reason))
+            rejects.append(Reject(row=problem.id, reason=reason, kind="too_long"))
             continue
         prompts.append(Prompt(id=problem.id, question=problem.question, answer=problem.solution, ids=ids))
     if not prompts:
@@ -143,19 +140,43 @@ def tokenize_prompts(
     return prompts, rejects
 
 
-def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> IntArray:
-    """The question as the policy is asked it."""
+def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptSection = PromptSection()) -> IntArray:
+    """The question as the policy is asked it: the one place where prompts are made.
+
+    Raises:
+        DataError: the tokenizer has no chat template, or one that does not take the system message.
+    """
+    text = prompt.prefix + question + prompt.suffix
+    if prompt.template == "raw":
+        return np.asarray(tokenizer(text)["input_ids"], dtype=np.int32)
     if tokenizer.chat_template is None:
         raise DataError(
-            "the policy's tokenizer has no chat template; use one that has, or add it to tokenizer_config.json"
+            "the policy's tokenizer has no chat template; set prompt.template to raw, use a tokenizer that has one, or add"
+            " it to tokenizer_config.json"
         )
-    message = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    messages = [*system, {"role": "user", "content": text}]
+    try:
+        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise DataError(f"the tokenizer's chat template refuses the prompt: {error}; change section prompt") from None
+    if prompt.system is not None and prompt.system.strip() not in rendered:
+        raise DataError("the tokenizer's chat template leaves prompt.system out; put the text in prompt.prefix")
+    return np.asarray(tokenizer(rendered, add_special_tokens=False)["input_ids"], dtype=np.int32)
+
+
+def template_fingerprint(prompt: PromptSection, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Short hash over all that turns a question into policy prompt ids, the vocabulary excepted."""
+    content = [prompt.model_dump(), tokenizer.chat_template if prompt.template == "chat" else None]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def make_examples(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    prompt: PromptSection = PromptSection(),
 ) -> tuple[list[Example], list[Reject]]:
     """Gold examples for supervised fine-tuning, the end-of-sequence token appended.
 
@@ -166,23 +187,30 @@ def make_examples(
     rejects: list[Reject] = []
     for problem in problems:
         if problem.solution is None:
-            rejects.append(Reject(row=problem.id, reason="no solution to learn from"))
+            rejects.append(Reject(row=problem.id, reason="no solution to learn from", kind="no_solution"))
             continue
-        prompt = prompt_ids(problem.question, tokenizer)
+        asked = prompt_ids(problem.question, tokenizer, prompt)
         response = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
         ids = np.asarray([*response, tokenizer.eos_token_id], dtype=np.int32)
-        if len(prompt) + len(ids) > max_length:
-            reason = f"prompt and response of {len(prompt) + len(ids)} tokens are longer than {max_length}"
-            rejects.append(Reject(row=problem.id, reason=reason))
+        if len(asked) + len(ids) > max_length:
+            reason = f"prompt and response of {len(asked) + len(ids)} tokens are longer than {max_length}"
+            rejects.append(Reject(row=problem.id, reason=reason, kind="too_long"))
             continue
-        examples.append(Example(id=problem.id, prompt_ids=prompt, response_ids=ids))
+        examples.append(Example(id=problem.id, prompt_ids=asked, response_ids=ids))
     if not examples:
         first = f"; first reason: {rejects[0].reason}" if rejects else ""
         raise DataError(f"no example to train on among {len(problems)} problems{first}")
     return examples, rejects
 
 
+def count_rejects(rejects: Sequence[Reject]) -> dict[str, int]:
+    """How many there are of each kind, kinds in alphabetical order."""
+    return dict(sorted(Counter(reject.kind for reject in rejects).items()))
+
+
 def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
-    """Rejected rows with their reasons as JSON Lines; no file where nothing was rejected."""
+    """What was put aside with its kind and reason as JSON Lines; no file where nothing was rejected."""
     if rejects:
-        write_text(path, "".join(json.dumps({"reason": r.reason, "row": r.row}) + "\n" for r in rejects))
+        write_text(
+            path, "".join(json.dumps({"kind": r.kind, "reason": r.reason, "row": r.row}) + "\n" for r in rejects)
+        )

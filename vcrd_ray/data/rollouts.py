@@ -1,33 +1,61 @@
 """Rollouts on disk: Parquet parts with a manifest that says what made them. Knows nothing of models or Ray.
 
-<directory>/manifest.json   fingerprints, sampling, seed, number of blocks
-<directory>/parts/block-00000.parquet ...   one complete block of prompts each
-<directory>/rejects.jsonl   prompts that were put aside, with reasons
+<directory>/manifest.json   fingerprints, template, sampling, seeds, sizes of the blocks, counts of what was put aside
+<directory>/parts/block-00000.parquet ...   one complete block of pairs each; its footer holds its totals
+<directory>/rejects.jsonl   rows and prompts that were put aside, with kinds and reasons
+<directory>/timing.json   totals over all parts
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from vcrd_ray.config import SamplingSection
-from vcrd_ray.data.problems import Reject
+from vcrd_ray.data.manifest import Manifest, PartTotals, SideTotals, ids_digest, pair_id, split_pair_id
+from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs import write_json
-from vcrd_ray.types import Prompt, Rollout, RolloutPair
+from vcrd_ray.types import SIDES, Prompt, Rollout, RolloutPair
 
-_MANIFEST = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "TIMING",
+    "Manifest",
+    "check_manifest",
+    "ids_digest",
+    "open_rollouts",
+    "pair_id",
+    "part_path",
+    "read_manifest",
+    "read_pairs",
+    "read_parts",
+    "read_totals",
+    "write_block",
+    "write_part",
+    "write_timing",
+]
+
+_LOG = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+TIMING = "timing.json"
+_TOTALS = b"vcrd_ray"  # key in a part's footer
 
 SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
+        ("sample", pa.int32()),
         ("question", pa.string()),
         ("answer", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),
@@ -45,36 +73,19 @@ SCHEMA = pa.schema(
 )
 
 
-class Manifest(BaseModel):
-    """What made a rollouts directory. Two runs with equal manifests make equal rollouts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    teacher: str
-    student: str
-    tokenizer: str
-    seed: int
-    sampling: SamplingSection
-    num_prompts: int
-    num_rejects: int
-    num_blocks: int
-    prompts: str
-    """Digest of the prompts in order."""
-
-
 def part_path(directory: Path, block: int) -> Path:
     """File of one block."""
     return directory / "parts" / f"block-{block:05d}.parquet"
 
 
 def open_rollouts(directory: Path, manifest: Manifest) -> list[int]:
-    """Start or go on with a directory; the blocks that are still missing.
+    """Start or go on with a directory; the blocks that are still missing. A damaged part is missing.
 
     Raises:
         DataError: the directory holds rollouts that something else made.
     """
     (directory / "parts").mkdir(parents=True, exist_ok=True)
-    if (directory / _MANIFEST).exists():
+    if (directory / MANIFEST).exists():
         earlier = read_manifest(directory)
         if earlier != manifest:
             names = [n for n in Manifest.model_fields if getattr(earlier, n) != getattr(manifest, n)]
@@ -82,8 +93,25 @@ def open_rollouts(directory: Path, manifest: Manifest) -> list[int]:
                 f"{directory} holds rollouts made with another {', '.join(names)}; choose another --run.dir"
             )
     else:
-        write_json(directory / _MANIFEST, manifest)
-    return [block for block in range(manifest.num_blocks) if not part_path(directory, block).exists()]
+        write_json(directory / MANIFEST, manifest)
+    for left_over in (directory / "parts").glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)
+    return [
+        block for block, pairs in enumerate(manifest.blocks) if not _is_complete(part_path(directory, block), pairs)
+    ]
+
+
+def _is_complete(path: Path, pairs: int) -> bool:
+    if not path.exists():
+        return False
+    try:
+        found = pq.read_metadata(path).num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        _LOG.warning("%s is damaged (%s): it is made again", path, error)
+        return False
+    if found != pairs:
+        _LOG.warning("%s holds %d pairs instead of %d: it is made again", path, found, pairs)
+    return bool(found == pairs)
 
 
 def write_block(
@@ -92,17 +120,26 @@ def write_block(
     prompts: Sequence[Prompt],
     teacher: Sequence[tuple[Rollout, str]],
     student: Sequence[tuple[Rollout, str]],
-) -> None:
-    """Write one block aside and rename it: a part that exists is complete."""
+    *,
+    seconds: tuple[float, float] = (0.0, 0.0),
+) -> PartTotals:
+    """Write one block aside and rename it: a part that exists is complete.
+
+    Args:
+        prompts: one for each pair, under the pair's id.
+        seconds: spent generating by teacher and student.
+    """
     rows = []
     for prompt, *both in zip(prompts, teacher, student, strict=True):
+        prompt_id, sample = split_pair_id(prompt.id)
         row: dict[str, object] = {
-            "prompt_id": prompt.id,
+            "prompt_id": prompt_id,
+            "sample": sample,
             "question": prompt.question,
             "answer": prompt.answer,
             "prompt_ids": prompt.ids,
         }
-        for side, (rollout, text) in zip(("teacher", "student"), both, strict=True):
+        for side, (rollout, text) in zip(SIDES, both, strict=True):
             row |= {
                 f"{side}_ids": rollout.ids,
                 f"{side}_text": text,
@@ -110,10 +147,52 @@ def write_block(
                 f"{side}_finish_reason": rollout.finish_reason,
             }
         rows.append(row)
+    return write_part(directory, block, pa.Table.from_pylist(rows, schema=SCHEMA), seconds=seconds)
+
+
+def write_part(directory: Path, block: int, table: pa.Table, *, seconds: tuple[float, float]) -> PartTotals:
+    """Write one part with its totals in the footer."""
+    sides = {
+        side: SideTotals(
+            tokens=pc.sum(pc.list_value_length(table[f"{side}_ids"])).as_py() or 0,
+            seconds=spent,
+            finish_reasons=dict(sorted(Counter(table[f"{side}_finish_reason"].to_pylist()).items())),
+        )
+        for side, spent in zip(SIDES, seconds, strict=True)
+    }
+    totals = PartTotals(pairs=table.num_rows, **sides)
     final = part_path(directory, block)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), aside)
+    with aside.open("wb") as file:
+        pq.write_table(table.replace_schema_metadata({_TOTALS: totals.model_dump_json()}), file)
+        file.flush()
+        os.fsync(file.fileno())  # a rename must not reach the disk before the content
     os.replace(aside, final)
+    return totals
+
+
+def read_totals(directory: Path, block: int) -> PartTotals:
+    """What stands in a part's footer.
+
+    Raises:
+        DataError: the part is missing or damaged.
+    """
+    path = part_path(directory, block)
+    try:
+        return PartTotals.model_validate_json((pq.read_metadata(path).metadata or {})[_TOTALS])
+    except (pa.ArrowInvalid, OSError, KeyError, ValidationError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and run jobs.rollouts again") from None
+
+
+def write_timing(directory: Path, num_blocks: int, *, seconds: float) -> None:
+    """Totals over all parts, those of earlier starts included; `seconds` is the wall time of the last start."""
+    totals = sum((read_totals(directory, block) for block in range(num_blocks)), PartTotals())
+    sides = {
+        side: {**made.model_dump(), "tokens_per_s": made.tokens_per_s}
+        for side, made in zip(SIDES, (totals.teacher, totals.student), strict=True)
+    }
+    tokens = totals.teacher.tokens + totals.student.tokens
+    write_json(directory / TIMING, {"seconds": seconds, "pairs": totals.pairs, "response_tokens": tokens, **sides})
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -123,12 +202,12 @@ def read_manifest(directory: Path) -> Manifest:
         DataError: there is none, or it is damaged.
     """
     try:
-        return Manifest.model_validate_json((directory / _MANIFEST).read_text(encoding="utf-8"))
+        return Manifest.model_validate_json((directory / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{directory}: no rollouts here (no {_MANIFEST}); run jobs.rollouts first") from None
+        raise DataError(f"{directory}: no rollouts here (no {MANIFEST}); run jobs.rollouts first") from None
     except ValidationError as error:
         raise DataError(
-            f"{directory / _MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
+            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
         ) from None
 
 
@@ -159,8 +238,8 @@ def read_pairs(
     manifest = check_manifest(directory, teacher=teacher, tokenizer=tokenizer)
     pairs: list[RolloutPair] = []
     rejects: list[Reject] = []
-    for block in range(manifest.num_blocks):
-        for row in _read_part(part_path(directory, block)):
+    for block, rows in enumerate(read_parts(directory, manifest)):
+        for row in rows.to_pylist():
             try:
                 pairs.append(_pair(row, vocab_size=vocab_size, max_length=max_length))
             except (DataError, TypeError, ValueError) as error:
@@ -172,7 +251,31 @@ def read_pairs(
     return pairs, rejects
 
 
-def _read_part(path: Path) -> list[dict[str, object]]:
+def read_parts(directory: Path, manifest: Manifest) -> Iterator[pa.Table]:
+    """All parts in order, each checked as complete when it is read, and all together at the end.
+
+    Raises:
+        DataError: a part is missing or damaged, or pairs are lost, doubled or of another run.
+    """
+    ids: list[str] = []
+    for block, pairs in enumerate(manifest.blocks):
+        table = _read_part(part_path(directory, block))
+        if table.num_rows != pairs:
+            raise DataError(
+                f"{part_path(directory, block)} is damaged: {table.num_rows} pairs instead of {pairs}; remove it and run"
+                " jobs.rollouts again"
+            )
+        columns = (table["prompt_id"].to_pylist(), table["sample"].to_pylist())
+        ids += [pair_id(str(prompt), sample) for prompt, sample in zip(*columns, strict=True)]
+        yield table
+    if ids_digest(ids) != manifest.pairs:
+        raise DataError(
+            f"{directory}: its parts do not hold the pairs of its {MANIFEST} ({len(ids) - len(set(ids))} are doubled);"
+            " some part is of another run: remove the directory and make it again"
+        )
+
+
+def _read_part(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, columns=SCHEMA.names)
     except FileNotFoundError:
@@ -181,18 +284,20 @@ def _read_part(path: Path) -> list[dict[str, object]]:
         ) from None
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); remove it and run jobs.rollouts again") from None
-    rows: list[dict[str, object]] = table.to_pylist()
-    return rows
+    if table.column_names != SCHEMA.names:
+        lost = sorted(set(SCHEMA.names) - set(table.column_names))
+        raise DataError(f"{path} is damaged (no column {', '.join(lost)}); remove it and run jobs.rollouts again")
+    return table
 
 
-def _pair(row: dict[str, object], *, vocab_size: int, max_length: int) -> RolloutPair:
+def _pair(row: dict[str, Any], *, vocab_size: int, max_length: int) -> RolloutPair:
     arrays = {name: np.asarray(row[name], dtype=np.int32) for name in ("prompt_ids", "teacher_ids", "student_ids")}
     for name, ids in arrays.items():
         if len(ids) == 0:
             raise DataError(f"{name} is empty; every pair needs a prompt and two responses")
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise DataError(f"{name} has token ids outside [0, {vocab_size})")
-    pair = RolloutPair(id=str(row["prompt_id"]), question=str(row["question"]), **arrays)
+    pair = RolloutPair(id=pair_id(row["prompt_id"], row["sample"]), question=str(row["question"]), **arrays)
     longest = len(pair.prompt_ids) + max(len(pair.teacher_ids), len(pair.student_ids))
     if longest > max_length:
         raise DataError(f"prompt and response of {longest} tokens are longer than max_length {max_length}")

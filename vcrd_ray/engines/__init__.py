@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vcrd_ray.config import SamplingSection
 from vcrd_ray.types import PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
+
+Use = Literal["generate", "annotate"]
+"""What a process holds an engine for."""
 
 
 class Engine(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +12,12 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from vcrd_ray.config import SamplingSection
+from vcrd_ray.engines.annotation import teacher_signals
+from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.models import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
 from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.sequences import pad_left, response_batch
-from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
-from vcrd_ray.wire import to_wire
-
-_ANNOTATE_CHUNK_ROWS = 256  # rows whose logits exist at a time when proposals are drawn
+from vcrd_ray.types import IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 
 class HFEngine:
@@ -31,10 +30,14 @@ class HFEngine:
         self._model: PreTrainedModel = load_causal_lm(directory, dtype=dtype, device=device)
         self._device = device
         self._vocab_size = len(self._tokenizer)
+        self._max_length = int(self._model.config.max_position_embeddings)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
         """See `Engine.generate`. The batch is the call: callers choose its size."""
+        if not prompts:
+            return []
+        check_lengths(prompts, sampling, max_length=self._max_length, setting="its positions")
         padding = pad_id(self._tokenizer)
         ids, mask = pad_left([p.ids for p in prompts], padding)
         sampler = _SeededSampler([p.id for p in prompts], sampling, seed=seed, vocab_size=self._vocab_size)
@@ -63,60 +66,8 @@ class HFEngine:
         backbone = self._model.get_decoder()
         states = backbone(input_ids=inputs.ids, use_cache=False).last_hidden_state
         hidden = states[inputs.row_sequence, inputs.row_index]
-        proposals = self._propose(batch, hidden, request.seed) if request.propose else np.zeros(0, dtype=np.int32)
-        signals = TeacherSignals(student_prefix_proposals=proposals, seconds=0.0)
-        match request.transport:
-            case "hidden":
-                signals = replace(signals, hidden=to_wire(hidden))
-            case "logits":
-                logits = [self._logits(hidden[rows]).to(hidden.dtype) for rows in _chunks(len(hidden))]
-                signals = replace(signals, logits=to_wire(torch.cat(logits)))
-            case "top_k":
-                ids, logp = self._top_k(hidden, request.top_k)
-                signals = replace(signals, top_ids=ids, top_logp=logp)
-        return replace(signals, seconds=time.perf_counter() - start)
-
-    def _propose(self, batch: PairBatch, hidden: torch.Tensor, seed: int) -> IntArray:
-        layout = batch.rows
-        on_student = slice(layout.num_teacher_rows, layout.num_rows)
-        # The same in every epoch: the teacher and the rollout are fixed, so what depends on them alone is judged once.
-        uniform = uniforms(
-            seed=seed,
-            stream="teacher-proposal",
-            update=0,
-            rollout_keys=pair_keys(batch)[on_student],
-            positions=layout.position[on_student],
-        )
-        hidden, drawn = hidden[on_student], [np.zeros(0, dtype=np.int32)]
-        for rows in _chunks(len(hidden)):
-            logp = torch.log_softmax(self._logits(hidden[rows]), dim=-1)
-            drawn.append(sample_rows(logp, torch.from_numpy(uniform[rows]).to(self._device)).cpu().numpy())
-        return np.concatenate(drawn).astype(np.int32)
-
-    def _top_k(self, hidden: torch.Tensor, k: int) -> tuple[IntArray, FloatArray]:
-        ids, values = [], []
-        for rows in _chunks(len(hidden)):
-            logp = torch.log_softmax(self._logits(hidden[rows]), dim=-1)
-            top = logp.topk(min(k, logp.shape[-1]), dim=-1)
-            ids.append(top.indices.cpu().numpy().astype(np.int32))
-            values.append(top.values.cpu().numpy())
-        return np.concatenate(ids), np.concatenate(values)
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of the tokenizer's tokens in float32. [c, V]"""
         head = self._model.get_output_embeddings().weight[: self._vocab_size]
-        logits: torch.Tensor = hidden.float() @ head.float().T
-        return logits
-
-
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, start + _ANNOTATE_CHUNK_ROWS) for start in range(0, n, _ANNOTATE_CHUNK_ROWS))
-
-
-def pair_keys(batch: PairBatch) -> np.ndarray:
-    """Random-number key of each row's rollout. uint64 [N]"""
-    keys = np.array([stable_hash(p.id) for p in batch.pairs], dtype=np.uint64)
-    return keys[batch.rows.pair]
+        return replace(teacher_signals(batch, hidden, head, request), seconds=time.perf_counter() - start)
 
 
 class _SeededSampler(LogitsProcessor):  # type: ignore[misc]

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vcrd_ray.divergences import Divergence
-from vcrd_ray.fused.chunk import Chunk, Options, chunks, make_chunk, pull_back
+from vcrd_ray.fused.chunk import Chunk, Options, chunks, head_logits, make_chunk, pull_back
 from vcrd_ray.fused.teachers import HiddenTeacher, LogitsTeacher, PerSequenceSkew, TeacherRows, TopKTeacher
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "TopKTeacher",
     "fused_divergence",
     "fused_token_logp",
+    "head_logits",
 ]
 
 
@@ -153,7 +154,7 @@ def fused_token_logp(
     work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     values = torch.empty(len(hidden), dtype=work, device=hidden.device)
     for rows in chunks(len(hidden), chunk_rows):
-        logits = hidden[rows].to(work) @ head[:vocab_size].to(work).T
+        logits = head_logits(hidden[rows], head, vocab_size=vocab_size, dtype=work)
         values[rows] = logits.gather(1, tokens[rows, None])[:, 0] - logits.logsumexp(-1)
     return values
 

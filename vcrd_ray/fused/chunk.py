@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vcrd_ray.divergences import Divergence
@@ -152,13 +153,19 @@ def _teacher_logits(options: Options, rows: slice) -> Tensor:
 
 
 def _logits(hidden: Tensor, head: Tensor, options: Options) -> Tensor:
-    """Logits of the tokens in the working precision. [c, vocab_size]"""
+    return head_logits(hidden, head, vocab_size=options.vocab_size, dtype=options.dtype)
+
+
+def head_logits(
+    hidden: Float[Tensor, "c d"], head: Float[Tensor, "v d"], *, vocab_size: int, dtype: torch.dtype
+) -> Float[Tensor, "c vocab"]:
+    """Logits of the tokens, exactly in `dtype`, without a whole copy of a head that is in another. Without gradient."""
     if hidden.is_cuda and hidden.dtype == head.dtype == torch.bfloat16:
         # Products of bfloat16 numbers summed in float32, by tensor cores: what converting both first would give.
-        return torch.mm(hidden, head[: options.vocab_size].detach().T, out_dtype=torch.float32)
-    hidden = hidden.to(options.dtype)
-    logits = hidden.new_empty(len(hidden), options.vocab_size)
-    for tokens, part in _tiles(head, options.vocab_size, options.dtype):
+        return torch.mm(hidden, head[:vocab_size].detach().T, out_dtype=torch.float32)
+    hidden = hidden.to(dtype)
+    logits = hidden.new_empty(len(hidden), vocab_size)
+    for tokens, part in _tiles(head, vocab_size, dtype):
         torch.mm(hidden, part.T, out=logits[:, tokens])
     return logits
 

@@ -1,14 +1,26 @@
 """Rollouts on disk: complete or not there, and refused when something else made them."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_pairs
-from vcrd_ray.data.rollouts import SCHEMA, open_rollouts, part_path, read_manifest, read_pairs
+from vcrd_ray.data.manifest import pair_id, split_pair_id, with_samples
+from vcrd_ray.data.rollouts import (
+    SCHEMA,
+    open_rollouts,
+    part_path,
+    read_manifest,
+    read_pairs,
+    read_totals,
+    write_timing,
+)
 from vcrd_ray.errors import DataError
+from vcrd_ray.types import Prompt
 
 
 def read(directory: Path, **changes: object) -> tuple:
@@ -74,5 +86,59 @@ def test_a_damaged_manifest_is_named(rollouts_dir: Path) -> None:
 def test_a_directory_made_otherwise_is_not_gone_on_with(rollouts_dir: Path) -> None:
     manifest = read_manifest(rollouts_dir)
     assert open_rollouts(rollouts_dir, manifest) == []
-    with pytest.raises(DataError, match="made with another seed"):
-        open_rollouts(rollouts_dir, manifest.model_copy(update={"seed": 5}))
+    with pytest.raises(DataError, match="made with another seeds"):
+        open_rollouts(rollouts_dir, manifest.model_copy(update={"seeds": (5,)}))
+
+
+def test_samples_are_told_apart_and_the_first_keeps_the_prompts_id() -> None:
+    prompt = Prompt(id="a#b-3", question="q", answer=None, ids=np.zeros(1, np.int32))
+    ids = [p.id for p in with_samples([prompt], 3)]
+    assert ids == ["a#b-3", "a#b-3#1", "a#b-3#2"]
+    assert [split_pair_id(i) for i in ids] == [("a#b-3", 0), ("a#b-3", 1), ("a#b-3", 2)]
+    assert [pair_id(*split_pair_id(i)) for i in ids] == ids
+
+
+def changed(directory: Path, rows: list[dict[str, object]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part_path(directory, 0))
+
+
+def test_a_part_with_too_few_pairs_is_refused_and_made_again(rollouts_dir: Path) -> None:
+    rows = pq.read_table(part_path(rollouts_dir, 0)).to_pylist()
+    changed(rollouts_dir, rows[:-1])
+    with pytest.raises(DataError, match="damaged: 23 pairs instead of 24"):
+        read(rollouts_dir)
+    assert open_rollouts(rollouts_dir, read_manifest(rollouts_dir)) == [0]
+
+
+def test_a_part_cut_off_is_made_again(rollouts_dir: Path) -> None:
+    path = part_path(rollouts_dir, 0)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert open_rollouts(rollouts_dir, read_manifest(rollouts_dir)) == [0]
+
+
+def test_doubled_or_foreign_pairs_are_refused(rollouts_dir: Path) -> None:
+    rows = pq.read_table(part_path(rollouts_dir, 0)).to_pylist()
+    for other, said in ((rows[0], "1 are doubled"), (rows[1] | {"sample": 1}, "0 are doubled")):
+        changed(rollouts_dir, [rows[0], other, *rows[2:]])
+        with pytest.raises(DataError, match=f"do not hold the pairs.*{said}"):
+            read(rollouts_dir)
+
+
+def test_what_a_kill_left_over_is_removed(rollouts_dir: Path) -> None:
+    left_over = part_path(rollouts_dir, 0).with_name(".block-00000.parquet.1.tmp")
+    left_over.write_text("half a part")
+    assert open_rollouts(rollouts_dir, read_manifest(rollouts_dir)) == [] and not left_over.exists()
+
+
+def test_totals_stand_in_every_part(rollouts_dir: Path) -> None:
+    totals = read_totals(rollouts_dir, 0)
+    pairs = make_pairs(24)
+    assert totals.pairs == 24 and totals.teacher.tokens == sum(len(p.teacher_ids) for p in pairs)
+    assert totals.student.finish_reasons == {"stop": 24}
+    assert (totals + totals).student.finish_reasons == {"stop": 48}
+    write_timing(rollouts_dir, 1, seconds=2.0)
+    timing = json.loads((rollouts_dir / "timing.json").read_text())
+    assert timing["response_tokens"] == timing["teacher"]["tokens"] + timing["student"]["tokens"]
+    changed(rollouts_dir, pq.read_table(part_path(rollouts_dir, 0)).to_pylist())
+    with pytest.raises(DataError, match=r"damaged.*remove it and run jobs\.rollouts again"):
+        read_totals(rollouts_dir, 0)

@@ -1,0 +1,209 @@
+"""Data sets of rows: the same problems whatever the format, and every reason why a row is put aside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from vcrd_ray.config import HfPrompts, JsonlPrompts, ParquetPrompts, Prompts
+from vcrd_ray.data.problems import Problem, Reject, check_problems, count_rejects, read_problems
+from vcrd_ray.errors import DataError
+from vcrd_ray.tiny.world import WorldConfig
+
+ROWS = [{"q": f"what is {i} + {i}?", "a": f"it is {2 * i}", "other": i} for i in range(11)]
+CHATS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}],
+    [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "second"},
+        {"role": "user", "content": "third"},
+        {"role": "assistant", "content": "fourth"},
+    ],
+]
+KEYS: dict[str, Any] = {"question_key": "q", "answer_key": "a"}
+
+
+def read(section: Prompts) -> tuple[list[Problem], list[Reject]]:
+    return read_problems(section, WorldConfig())
+
+
+def jsonl(path: Path, *lines: bytes | object) -> Path:
+    path.write_bytes(b"".join((x if isinstance(x, bytes) else json.dumps(x).encode()) + b"\n" for x in lines))
+    return path
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+    return path
+
+
+def every_format(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> list[Prompts]:
+    keys |= {"name": "set"}
+    cut = len(rows) // 2
+    parquet(folder / "parts" / "train-1.parquet", rows[cut:])
+    parquet(folder / "parts" / "train-0.parquet", rows[:cut])
+    whole = datasets.Dataset.from_list(rows)
+    whole.save_to_disk(folder / "plain")
+    datasets.DatasetDict({"train": whole, "test": whole.select([0])}).save_to_disk(folder / "splits")
+    return [
+        JsonlPrompts(path=jsonl(folder / "set.jsonl", *rows), **keys),
+        ParquetPrompts(path=parquet(folder / "set.parquet", rows), **keys),
+        ParquetPrompts(path=folder / "parts", **keys),
+        HfPrompts(path=str(folder / "plain"), **keys),
+        HfPrompts(path=str(folder / "splits"), split="train", **keys),
+    ]
+
+
+@pytest.mark.parametrize("cut", [{}, {"start": 2, "count": 5}, {"shuffle_seed": 3, "start": 1, "count": 6}])
+def test_every_format_gives_the_same_problems(tmp_path: Path, cut: dict[str, int]) -> None:
+    first, *others = (read(section) for section in every_format(tmp_path, ROWS, **KEYS, **cut))
+    assert all(other == first for other in others)
+    problems, rejects = first
+    assert len(problems) == cut.get("count", len(ROWS)) and not rejects
+    for problem in problems:
+        row = ROWS[int(problem.id.removeprefix("set-"))]
+        assert (problem.question, problem.solution) == (row["q"], row["a"])
+
+
+def test_a_chat_gives_its_first_question_and_the_answer_to_it(tmp_path: Path) -> None:
+    rows = [{"messages": chat} for chat in CHATS]
+    for section in every_format(tmp_path, rows, messages_key="messages"):
+        problems, _ = read(section)
+        assert [(p.question, p.solution) for p in problems] == [("hello", "good day"), ("first", "second")]
+
+
+def test_without_answers_a_chat_needs_none(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"m": [{"role": "user", "content": "alone"}]})
+    problems, _ = read(JsonlPrompts(path=path, messages_key="m", answer_key=None))
+    assert [(p.question, p.solution) for p in problems] == [("alone", None)]
+
+
+def test_a_shuffled_count_is_a_sample_without_replacement(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *({"q": str(i), "a": i} for i in range(200)))
+    draws = [
+        [p.id for p in read(JsonlPrompts(path=path, **KEYS, shuffle_seed=seed, count=50))[0]] for seed in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert all(len(set(draw)) == 50 for draw in draws)
+
+
+def chat(*roles: str) -> dict[str, Any]:
+    return {"q": "ok", "a": "ok", "m": [{"role": role, "content": "text"} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "said"),
+    [
+        (b'{"q": "\xff", "a": "1"}', "not_utf8", "not UTF-8"),
+        (b'{"q": "1", "a"', "not_json", "not JSON"),
+        ([1], "not_an_object", "a list, not an object"),
+        ({"q": "1"}, "missing_key", "no key 'a' (there are: q)"),
+        ({"q": "  ", "a": "1"}, "not_text", "'q' is no text"),
+        ({"q": None, "a": "1"}, "not_text", "'q' is no text: None"),
+        ({"q": "1", "a": ["1"]}, "not_text", "'a' is no text"),
+        ({"q": "1", "a": float("nan")}, "not_text", "'a' is no text: nan"),
+        ({"q": True, "a": "1"}, "not_text", "'q' is no text: True"),
+    ],
+)
+def test_a_malformed_row_is_counted_by_its_reason(tmp_path: Path, row: object, kind: str, said: str) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"q": "good", "a": 1.5}, row)
+    problems, (reject,) = read(JsonlPrompts(path=path, **KEYS, max_reject_share=0.5))
+    assert [(p.id, p.solution) for p in problems] == [("a-0", "1.5")]
+    assert reject.kind == kind and reject.reason.startswith("row 1: ") and said in reject.reason
+    assert count_rejects([reject]) == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "said"),
+    [
+        ({"m": "text"}, "bad_chat", "no list of turns"),
+        ({"m": [{"from": "human"}]}, "bad_chat", "no list of turns"),
+        ({"m": []}, "bad_chat", "no user turn (roles: none)"),
+        (chat("system", "assistant"), "bad_chat", "no user turn (roles: system, assistant)"),
+        (chat("user"), "bad_chat", "no assistant turn directly after"),
+        (chat("user", "user", "assistant"), "bad_chat", "no assistant turn directly after"),
+        ({"m": [{"role": "user", "content": None}]}, "not_text", "'content' is no text"),
+        ({"x": 1}, "missing_key", "no key 'm'"),
+    ],
+)
+def test_a_malformed_chat_is_counted_by_its_reason(tmp_path: Path, row: object, kind: str, said: str) -> None:
+    path = jsonl(tmp_path / "a.jsonl", chat("user", "assistant"), row)
+    problems, (reject,) = read(JsonlPrompts(path=path, messages_key="m", max_reject_share=0.5))
+    assert len(problems) == 1 and reject.kind == kind and said in reject.reason
+
+
+def test_nulls_of_a_column_are_put_aside(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", [{"q": "x", "a": "y"}, {"q": None, "a": "y"}])
+    _, (reject,) = read(ParquetPrompts(path=path, **KEYS, max_reject_share=0.5))
+    assert reject.kind == "not_text" and json.loads(reject.row) == {"q": None, "a": "y"}
+
+
+def test_line_separators_inside_a_text_end_no_row(tmp_path: Path) -> None:
+    text = "one\u2028two\u0085three"
+    line = json.dumps({"q": text, "a": "1"}, ensure_ascii=False).encode()
+    problems, rejects = read(JsonlPrompts(path=jsonl(tmp_path / "a.jsonl", line + b"\r", b"", line), **KEYS))
+    assert [p.question for p in problems] == [text, text] and not rejects
+
+
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
+    for section in every_format(tmp_path, ROWS)[1:]:
+        with pytest.raises(DataError, match=r"no column 'question' \(there are: q, a, other\).*question_key"):
+            check_problems(section)
+
+
+def test_what_is_not_there_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
+    for section, said in (
+        (ParquetPrompts(path=tmp_path / "none"), "no such file or folder"),
+        (ParquetPrompts(path=tmp_path / "empty"), r"no \*\.parquet file"),
+        (ParquetPrompts(path=tmp_path / "bad.parquet"), "not a readable Parquet file"),
+        (HfPrompts(path=str(tmp_path / "none")), "no such folder"),
+        (HfPrompts(path=str(tmp_path / "empty")), "not written by save_to_disk.*type parquet"),
+    ):
+        with pytest.raises(DataError, match=said):
+            check_problems(section)
+
+
+def test_options_of_the_hub_are_refused_for_a_folder(tmp_path: Path) -> None:
+    *_, plain, splits = every_format(tmp_path, ROWS, **KEYS)
+    for section, change, said in (
+        (plain, {"split": "train"}, "without splits"),
+        (plain, {"subset": "main"}, "subset has no effect"),
+        (plain, {"revision": "main"}, "revision has no effect"),
+        (splits, {"split": None}, "which split.*one of train, test"),
+        (splits, {"split": "dev"}, "no split 'dev'.*one of train, test"),
+    ):
+        with pytest.raises(DataError, match=said):
+            read(section.model_copy(update=change))
+
+
+def test_a_data_set_of_the_hub_is_left_alone_in_a_dry_run_and_named_when_out_of_reach() -> None:
+    section = HfPrompts(path="openai/no-such-set", subset="main", split="train")
+    assert check_problems(section, fetch=False) == ["openai/no-such-set"]
+    with pytest.raises(DataError, match=r"openai/no-such-set.*subset main, split train.*save_to_disk"):
+        read(section)
+    with pytest.raises(DataError, match=r"set prompts\.split"):
+        read(section.model_copy(update={"split": None}))
+
+
+def test_without_the_library_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="pip install datasets"):
+        read(HfPrompts(path="owner/name", split="train"))
+
+
+@pytest.mark.parametrize("other", [{"question_key": "q"}, {"answer_key": "a"}])
+def test_a_chat_takes_no_other_keys(other: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="no effect beside messages_key"):
+        HfPrompts(path="x/y", messages_key="messages", **other)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""Final hidden states -> what the update loop asked of the teacher. The same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vcrd_ray.fused import head_logits
+from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
+from vcrd_ray.types import FloatArray, IntArray, PairBatch, TeacherRequest, TeacherSignals
+from vcrd_ray.wire import to_wire
+
+_CHUNK_ROWS = 256
+"""Rows whose logits exist at a time."""
+
+
+def teacher_signals(
+    batch: PairBatch, hidden: Float[Tensor, "n d"], head: Float[Tensor, "v d"], request: TeacherRequest
+) -> TeacherSignals:
+    """The distribution at every row as the request wants it, and a proposal at every student row.
+
+    Args:
+        batch: the micro-batch.
+        hidden: states after the final norm that predict each row's token, in row order.
+        head: of the tokenizer's tokens only.
+        request: what is wanted. Proposals are drawn at temperature 1 from the exact distribution.
+    """
+    proposals = _propose(batch, hidden, head, request.seed) if request.propose else np.zeros(0, dtype=np.int32)
+    match request.transport:
+        case "hidden":
+            return TeacherSignals(hidden=to_wire(hidden), student_prefix_proposals=proposals, seconds=0.0)
+        case "logits":
+            logits = [_logits(hidden[rows], head).to(hidden.dtype) for rows in _chunks(len(hidden))]
+            return TeacherSignals(logits=to_wire(torch.cat(logits)), student_prefix_proposals=proposals, seconds=0.0)
+        case "top_k":
+            ids, logp = _top_k(hidden, head, request.top_k)
+            return TeacherSignals(top_ids=ids, top_logp=logp, student_prefix_proposals=proposals, seconds=0.0)
+
+
+def pair_keys(batch: PairBatch) -> np.ndarray:
+    """Random-number key of each row's rollout. uint64 [N]"""
+    keys = np.array([stable_hash(p.id) for p in batch.pairs], dtype=np.uint64)
+    return keys[batch.rows.pair]
+
+
+def _propose(batch: PairBatch, hidden: Tensor, head: Tensor, seed: int) -> IntArray:
+    layout = batch.rows
+    on_student = slice(layout.num_teacher_rows, layout.num_rows)
+    # The same in every epoch: the teacher and the rollout are fixed, so what depends on them alone is judged once.
+    uniform = uniforms(
+        seed=seed,
+        stream="teacher-proposal",
+        update=0,
+        rollout_keys=pair_keys(batch)[on_student],
+        positions=layout.position[on_student],
+    )
+    hidden, drawn = hidden[on_student], [np.zeros(0, dtype=np.int32)]
+    for rows in _chunks(len(hidden)):
+        logp = torch.log_softmax(_logits(hidden[rows], head), dim=-1)
+        drawn.append(sample_rows(logp, torch.from_numpy(uniform[rows]).to(hidden.device)).cpu().numpy())
+    return np.concatenate(drawn).astype(np.int32)
+
+
+def _top_k(hidden: Tensor, head: Tensor, k: int) -> tuple[IntArray, FloatArray]:
+    ids, values = [], []
+    for rows in _chunks(len(hidden)):
+        logp = torch.log_softmax(_logits(hidden[rows], head), dim=-1)
+        top = logp.topk(min(k, logp.shape[-1]), dim=-1)
+        ids.append(top.indices.cpu().numpy().astype(np.int32))
+        values.append(top.values.cpu().numpy())
+    return np.concatenate(ids), np.concatenate(values)
+
+
+def _logits(hidden: Tensor, head: Tensor) -> Tensor:
+    return head_logits(hidden, head, vocab_size=len(head), dtype=torch.float32)
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK_ROWS) for start in range(0, n, _CHUNK_ROWS))
