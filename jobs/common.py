@@ -47,13 +47,14 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
     Raises:
         ModelError: a model is missing, or its tokenizer does not fit the student's.
     """
+    from vcrd_ray.judges.calibrated import read_calibration
     from vcrd_ray.judges.compatibility import check_same_vocabulary
     from vcrd_ray.judges.loading import check_judge_tokenizer
     from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
 
     judge_path = config.judge.path if isinstance(config.judge, ModelJudge) else ""
-    judge = judge and config.distill.objective.needs_judge and bool(judge_path)
-    paths = [config.student.path, *[config.teacher.path] * teacher, *[judge_path] * judge]
+    judge = judge and config.distill.objective.needs_judge
+    paths = [config.student.path, *[config.teacher.path] * teacher, *[judge_path] * bool(judge and judge_path)]
     remote = [] if fetch else [path for path in dict.fromkeys(paths) if is_on_hub(path)]
     if remote:
         print(f"not checked, because a dry run fetches nothing from the hub: {', '.join(remote)}", file=sys.stderr)
@@ -62,8 +63,10 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
     student = load_tokenizer(resolve_model(config.student.path))
     if teacher and config.teacher.path not in remote:
         check_same_vocabulary(student, load_tokenizer(resolve_model(config.teacher.path)))
-    if judge and judge_path not in remote:
+    if judge and judge_path and judge_path not in remote:
         check_judge_tokenizer(config.judge, policy=config.student.path)
+    if judge and config.judge.calibration is not None:
+        read_calibration(config.judge.calibration)
 
 
 def print_dry_run(config: Config, sections: tuple[str, ...], *, actors: bool) -> None:

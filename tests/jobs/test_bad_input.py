@@ -46,6 +46,11 @@ def test_a_tokenizer_that_does_not_fit_the_students_is_refused(tmp_path: Path, k
         distill.run(config(tmp_path, f"--{key}.path", str(path), *extra))
 
 
+def test_a_missing_calibration_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.json: cannot be read .* run jobs\.calibrate"):
+        distill.run(config(tmp_path, "--judge.type", "value_head", "--judge.calibration", "nowhere.json"))
+
+
 def test_rollouts_of_another_teacher_are_refused(tmp_path: Path) -> None:
     made = write_rollouts(tmp_path / "rollouts", 4)
     with pytest.raises(DataError, match="made with teacher"):

@@ -79,6 +79,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "health": _figure(figures.judge_health(judged)) if judged else None,
         "self_check": judged.facts.get("self_check_difference") if judged else None,
         "invalid": sum(row["judge/invalid_rows"] for row in judged.metrics) if judged else None,
+        "set_aside": sum(row["judge/set_aside_rows"] for row in judged.metrics) if judged else None,
         "trust": _trust(data.calibration) if data.calibration else None,
         "processbench": data.processbench,
         "runs": [run for run in [data.sft, *data.distillations] if run is not None],
