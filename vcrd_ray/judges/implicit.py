@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
+from vcrd_ray.judges.self_check import largest_difference
 from vcrd_ray.models import load_tokenizer, model_fingerprint
 from vcrd_ray.tree import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
@@ -199,13 +200,13 @@ class ImplicitJudge:
         """
         responses = np.concatenate([np.zeros(0, np.int32), *request.responses])
         candidates = np.concatenate([np.zeros(0, np.int32), *request.candidates])
-        differs = responses != candidates
-        rows = np.flatnonzero(differs if differs.any() else ~differs)
-        chosen = np.random.default_rng(seed).choice(rows, size=min(num_leaves, len(rows)), replace=False)
-        together = self.score(request)
-        own, other = self.score_separately(request, chosen.tolist())
-        difference = np.abs([together.trunk_logit[chosen] - own, together.candidate_logit[chosen] - other])
-        return float(np.max(np.nan_to_num(difference, nan=np.inf), initial=0.0))
+        return largest_difference(
+            self.score(request),
+            partial(self.score_separately, request),
+            differs=responses != candidates,
+            count=num_leaves,
+            seed=seed,
+        )
 
     def _asked(self, request: JudgeRequest) -> list[_Asked]:
         return [

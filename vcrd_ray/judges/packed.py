@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.checkpoint import check_readable
+from vcrd_ray.judges.self_check import largest_difference
 from vcrd_ray.tree import Tree, batches_within_budget, pack, rows_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -146,13 +148,13 @@ class PackedJudge:
         trees = self._trees(request)
         if not trees:
             return 0.0
-        branched = np.concatenate([tree.own != tree.other for tree in trees])
-        rows = np.flatnonzero(branched if branched.any() else ~branched)
-        chosen = np.random.default_rng(seed).choice(rows, size=min(num_leaves, len(rows)), replace=False)
-        packed = self.score(request)
-        own, other = self.score_separately(request, chosen.tolist())
-        difference = np.abs([packed.trunk_logit[chosen] - own, packed.candidate_logit[chosen] - other])
-        return float(np.max(np.nan_to_num(difference, nan=np.inf), initial=0.0))
+        return largest_difference(
+            self.score(request),
+            partial(self.score_separately, request),
+            differs=np.concatenate([tree.own != tree.other for tree in trees]),
+            count=num_leaves,
+            seed=seed,
+        )
 
     def _trees(self, request: JudgeRequest) -> list[Tree]:
         asked = zip(request.questions, request.responses, request.candidates, strict=True)
