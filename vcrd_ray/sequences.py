@@ -96,6 +96,14 @@ def packed_responses(
     )
 
 
+def pad_right(sequences: Sequence[IntArray]) -> npt.NDArray[np.int64]:
+    """Ids with zeros behind, at which causal attention never looks. [S, L]"""
+    ids = np.zeros((len(sequences), max(len(s) for s in sequences)), dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+    return ids
+
+
 def pad_left(prompts: Sequence[IntArray], padding: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Ids and mask for generation, where all sequences must end together. [S, L] each"""
     width = max(len(p) for p in prompts)

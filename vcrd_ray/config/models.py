@@ -33,6 +33,14 @@ class StudentSection(Section):
     )
 
 
+class ActorPool(Section):
+    """Actors that hold one model each, and what each runs on."""
+
+    replicas: int = Field(default=1, ge=1, description="Actors in the pool")
+    gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
+    threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
+
+
 class VllmSection(Section):
     """What a vLLM engine is started with."""
 
@@ -54,7 +62,7 @@ class VllmSection(Section):
     kv_cache_gib: int = Field(default=1, ge=1, description="Key-value cache on a CPU, GiB")
 
 
-class TeacherSection(Section):
+class TeacherSection(ActorPool):
     """The model that is imitated, and the pool of actors that hosts it."""
 
     path: str = Field(default="tiny:teacher", description="Checkpoint directory, hub name or tiny:NAME")
@@ -69,9 +77,6 @@ class TeacherSection(Section):
         " of all others together (biased), or all logits (exact and large, for debugging)",
     )
     top_k: int = Field(default=512, ge=1, description="Tokens of a position with transport top_k")
-    replicas: int = Field(default=1, ge=1, description="Actors in the pool")
-    gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
-    threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
@@ -100,12 +105,9 @@ class JudgeCacheSection(Section):
     )
 
 
-class JudgePool(Section):
+class JudgePool(ActorPool):
     """What every judge has: its pool and the bounds on what it may get wrong."""
 
-    replicas: int = Field(default=1, ge=1, description="Actors in the pool")
-    gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
-    threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
     calibration: Path | None = Field(
         default=None,
         description="calibration.json of jobs.calibrate: scores are mapped to measured shares of right answers",

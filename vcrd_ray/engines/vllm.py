@@ -86,8 +86,11 @@ class VLLMEngine:
         """See `Engine.annotate`."""
         self._check_use("annotate")
         start = time.perf_counter()
-        sides = [[(p.prompt_ids, ids(p)) for p in batch.pairs] for ids in (_teacher_ids, _student_ids)]
-        asked = [(prompt, response) for side in sides for prompt, response in side if len(response)]
+        both_sides = [
+            *((p.prompt_ids, p.teacher_ids) for p in batch.pairs),
+            *((p.prompt_ids, p.student_ids) for p in batch.pairs),
+        ]
+        asked = [(prompt, response) for prompt, response in both_sides if len(response)]
         states = self._states([np.concatenate(both) for both in asked])
         # The state at a token predicts the next one.
         rows = [h[len(prompt) - 1 : -1] for (prompt, _), h in zip(asked, states, strict=True)]
@@ -141,16 +144,6 @@ class VLLMEngine:
     def _check_use(self, use: Use) -> None:
         if use != self._use:
             raise ModelError(f"this vLLM engine was started to {self._use}; start another process to {use}")
-
-
-def _teacher_ids(pair: Any) -> IntArray:
-    ids: IntArray = pair.teacher_ids
-    return ids
-
-
-def _student_ids(pair: Any) -> IntArray:
-    ids: IntArray = pair.student_ids
-    return ids
 
 
 def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: bool) -> Any:

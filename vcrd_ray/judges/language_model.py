@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.checkpoint import build_backbone, check_readable, read_model_config, read_tensors, take_tensor
+from vcrd_ray.sequences import pad_right
 from vcrd_ray.types import IntArray
 
 _RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
@@ -41,11 +42,8 @@ class LanguageModel:
 
     def states(self, inputs: Sequence[IntArray]) -> Float[Tensor, "S L d"]:
         """Final states over ids padded on the right, which causal attention never looks at."""
-        padded = np.zeros((len(inputs), max(map(len, inputs))), dtype=np.int64)
-        for row, ids in enumerate(inputs):
-            padded[row, : len(ids)] = ids
-        device = self.backbone.device
-        hidden: Tensor = self.backbone(input_ids=torch.from_numpy(padded).to(device), use_cache=False).last_hidden_state
+        ids = torch.from_numpy(pad_right(inputs)).to(self.backbone.device)
+        hidden: Tensor = self.backbone(input_ids=ids, use_cache=False).last_hidden_state
         return hidden
 
     def check(self, what: str, ids: npt.NDArray[np.integer], *, num_positions: int) -> None:

@@ -21,6 +21,7 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.checkpoint import check_readable
 from vcrd_ray.judges.self_check import largest_difference
+from vcrd_ray.sequences import pad_right
 from vcrd_ray.tree import Tree, batches_within_budget, pack, rows_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -131,10 +132,7 @@ class PackedJudge:
             self._check(f"solution {s}", ids, num_positions=len(ids))
         scores: list[FloatArray] = [np.zeros(0, dtype=np.float32)] * len(inputs)
         for batch in batches_within_budget([len(ids) for ids, _ in inputs], self._max_batch_tokens):
-            # Causal attention never looks at padding on the right.
-            padded = np.zeros((len(batch), max(len(inputs[i][0]) for i in batch)), dtype=np.int64)
-            for row, i in enumerate(batch):
-                padded[row, : len(inputs[i][0])] = inputs[i][0]
+            padded = pad_right([inputs[i][0] for i in batch])
             logits = self._logits(torch.from_numpy(padded).to(self._device)).cpu().numpy()
             for row, i in enumerate(batch):
                 scores[i] = logits[row, inputs[i][1]]
