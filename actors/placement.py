@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from vcrd_ray.config import Config
+from vcrd_ray.config import ActorPool, Config
 
-Role = Literal["student", "teacher", "judge"]
+Role = Literal["student", "teacher", "judge", "rollout"]
 
 
 def role_resources(config: Config, role: Role) -> dict[str, float]:
@@ -15,7 +15,12 @@ def role_resources(config: Config, role: Role) -> dict[str, float]:
     if role == "student":
         threads, gpus = config.student.threads, config.student.gpus_per_rank
     else:
-        section = config.teacher if role == "teacher" else config.judge
+        sections: dict[Role, ActorPool] = {
+            "teacher": config.teacher,
+            "judge": config.judge,
+            "rollout": config.rollouts.refresh,
+        }
+        section = sections[role]
         threads, gpus = section.threads, section.gpus_per_replica
     resources: dict[str, float] = {"CPU": float(threads)}
     if gpus:
@@ -49,6 +54,8 @@ def placement_table(config: Config) -> list[tuple[str, int, dict[str, float]]]:
         table.append(("teacher", config.teacher.replicas, role_resources(config, "teacher")))
     if config.distill.objective.needs_judge:
         table.append(("judge", config.judge.replicas, role_resources(config, "judge")))
+    if config.rollouts.refresh.on:
+        table.append(("rollout", config.rollouts.refresh.replicas, role_resources(config, "rollout")))
     return table
 
 
@@ -61,11 +68,12 @@ def local_cluster_resources(config: Config) -> dict[str, Any]:
         ("student", config.student.ranks),
         ("teacher", config.teacher.replicas),
         ("judge", config.judge.replicas),
+        ("rollout", config.rollouts.refresh.replicas if config.rollouts.refresh.on else 0),
     ]
     engines = config.evaluate.replicas * config.teacher.threads
     cpus = sum(count * role_resources(config, role)["CPU"] for role, count in roles)
     return {
         # Ray Train's controller and Ray Data's tasks need room beside the roles.
         "num_cpus": math.ceil(cpus + engines) + 4,
-        "resources": {role: float(count) for role, count in roles},
+        "resources": {role: float(count) for role, count in roles if count},
     }

@@ -1,34 +1,28 @@
-"""Pools of stateless actors, and the update loop's signals through them. References travel, payloads do not.
+"""Pools of stateless actors: what each is made of and where it is placed.
 
-Which replica answers changes nothing in the answer. A dead one is restarted by Ray; the teacher's requests are sent again
-by Ray, the judge's by judge_pool.py, whose transport is here.
+Which replica answers changes nothing in the answer. A dead one is restarted by Ray; requests to teacher and rollout actors
+are sent again by Ray, the judge's by judge_pool.py.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError
-from ray.experimental import internal_kv
+from ray.exceptions import GetTimeoutError, RayActorError
 
-from actors.judge_pool import AnswerLostError, JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.judge_transport import mark_running
 from actors.placement import actor_options, role_resources
-from actors.roles import EngineActor, JudgeActor
-from vcrd_ray.analysis.telemetry import JudgeTraffic
+from actors.roles import EngineActor, JudgeActor, RolloutActor, student_engine
 from vcrd_ray.config import Config
-from vcrd_ray.engines import Use
-from vcrd_ray.errors import JudgeError, ScheduleError
+from vcrd_ray.engines import Use, VersionedEngine
+from vcrd_ray.errors import ScheduleError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.judging import judged_at
 from vcrd_ray.models import load_tokenizer, resolve_model
-from vcrd_ray.signals import Pending
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
 
 
 class Pool:
@@ -116,188 +110,14 @@ def judge_fingerprint(pool: Pool) -> str:
     return cast(str, ray.get(pool.replicas[0].fingerprint.remote()))
 
 
-@contextmanager
-def mark_running(tag: Tag) -> Iterator[None]:
-    """Note in the cluster's store that a judge works on a request. The note outlives the process."""
-    internal_kv._internal_kv_put(_mark(tag), b"running")
-    try:
-        yield
-    finally:
-        internal_kv._internal_kv_del(_mark(tag))
+def rollout_pool(config: Config, *, load: Callable[[Config], VersionedEngine] | None = None) -> Pool | None:
+    """Actors that write the student's responses while it trains; None where those of the rollouts directory stay.
 
-
-def _mark(tag: Tag) -> bytes:
-    return f"vcrd_ray/judge/{tag.id}".encode()
-
-
-class RayTransport:
-    """`Transport` to a pool of judge actors."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._replicas = pool.replicas
-        self._actor_ids = {replica._actor_id.hex() for replica in pool.replicas}
-
-    def send(self, replica: int, request: Request, tag: Tag) -> Any:
-        """See `Transport`."""
-        assert request.args is not None
-        return getattr(self._replicas[replica], request.method).remote(*request.args, tag)
-
-    def probe(self, replica: int) -> Any:
-        """See `Transport`."""
-        return self._replicas[replica].ready.remote()
-
-    def wait(self, tickets: Sequence[Any], timeout_s: float) -> list[Any]:
-        """See `Transport`."""
-        if not tickets:
-            time.sleep(timeout_s)
-            return []
-        first, rest = ray.wait(list(tickets), num_returns=1, timeout=timeout_s)
-        # What else is there costs nothing to know, and answers must be seen before a death is.
-        more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
-        return [*first, *more]
-
-    def answer(self, ticket: Any) -> Any:
-        """See `Transport`."""
-        try:
-            return ray.get(ticket)
-        except ObjectLostError as error:
-            raise AnswerLostError(str(error)) from error
-        except RayActorError as error:
-            if error.actor_id is not None and error.actor_id not in self._actor_ids:
-                raise  # the teacher, whose proposals the request was to judge
-            raise (ReplicaGoneError if isinstance(error, ActorDiedError) else ReplicaDownError)(str(error)) from error
-
-    def was_running(self, tag: Tag) -> bool:
-        """See `Transport`."""
-        return bool(internal_kv._internal_kv_del(_mark(tag)))
-
-    def forget(self, ticket: Any) -> None:
-        """See `Transport`. It may still wait for its arguments, and would run later, unasked for."""
-        ray.cancel(ticket)
-
-    def now(self) -> float:
-        """See `Transport`."""
-        return time.monotonic()
-
-
-class _RemoteScores:
-    """A judge's answer, or that there is none."""
-
-    def __init__(
-        self, client: JudgeClient, request: Request, *, num_rows: int, timeout_s: float, max_set_aside: int
-    ) -> None:
-        self._client = client
-        self._max_set_aside = max_set_aside
-        self._request = request
-        self._num_rows = num_rows
-        self._timeout_s = timeout_s
-
-    def result(self) -> JudgeScores:
-        """See `Pending`."""
-        answer = self._client.result(self._request, timeout_s=self._timeout_s)
-        if self._request.set_aside:
-            if self._client.num_set_aside > self._max_set_aside:
-                raise JudgeError(
-                    f"judge processes died of {self._client.num_set_aside} requests, more than judge.max_set_aside"
-                    f" {self._max_set_aside}, the last {self._request.id}: look at the judge's log; lower"
-                    " judge.max_batch_tokens if it ran out of memory"
-                )
-            return JudgeScores.nothing(self._num_rows, set_aside=True)
-        return cast(JudgeScores, answer)
-
-
-class _RemoteTeacher:
-    """A teacher's answer, and the reference to its proposals for the judge."""
-
-    def __init__(self, refs: list[Any], timeout_s: float) -> None:
-        self._signals, self.proposals = refs
-        self._timeout_s = timeout_s
-
-    def result(self) -> TeacherSignals:
-        """See `Pending`."""
-        return cast(TeacherSignals, _get_teacher(self._signals, self._timeout_s))
-
-
-def _get_teacher(ref: Any, timeout_s: float) -> Any:
-    try:
-        return ray.get(ref, timeout=timeout_s)
-    except GetTimeoutError:
-        raise ScheduleError(
-            f"no answer from the teacher pool after {timeout_s:g} s; look at its log, or raise cluster.request_timeout_s"
-        ) from None
-    except ActorDiedError as error:
-        raise ScheduleError(f"the teacher pool is gone for good: {error}") from error
-
-
-class RemoteSignals:
-    """`SignalSource` through actor pools."""
-
-    def __init__(
-        self,
-        *,
-        teacher: Pool | None,
-        judge: Pool | None,
-        request: TeacherRequest,
-        timeout_s: float,
-        rank: int,
-        max_crashes: int,
-        max_set_aside: int,
-    ) -> None:
-        """`rank` makes this process's requests known by name; for the last two see the judge's section."""
-        self._max_set_aside = max_set_aside
-        self._teacher = teacher
-        self._request = request
-        self._judge = (
-            None
-            if judge is None
-            else JudgeClient(RayTransport(judge), num_replicas=len(judge.replicas), max_crashes=max_crashes)
-        )
-        self._timeout_s = timeout_s
-        self._rank = rank
-
-    def take_judge_traffic(self) -> JudgeTraffic:
-        """What happened to judge requests since the last call."""
-        return JudgeTraffic() if self._judge is None else self._judge.take_traffic()
-
-    def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
-        """See `SignalSource`."""
-        assert self._teacher is not None
-        refs = self._teacher.pick().annotate.options(num_returns=2).remote(batch, self._request)
-        return _RemoteTeacher(refs, self._timeout_s)
-
-    def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:
-        """See `SignalSource`. The proposals go from the teacher's node to the judge's, not through here."""
-        assert isinstance(teacher, _RemoteTeacher)
-        return self._score(batch, "student", teacher.proposals)
-
-    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
-        """See `SignalSource`."""
-        return self._score(batch, "teacher", proposals)
-
-    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
-        """See `SignalSource`."""
-        assert self._judge is not None
-        request = self._ask("self_check", batch, side, candidates)
-        difference = self._judge.result(request, timeout_s=self._timeout_s)
-        if request.set_aside:
-            raise JudgeError(
-                f"judge processes died of the self-check (request {request.id}) {request.crashes} times; look at their log"
-            )
-        return float(difference)
-
-    def _score(self, batch: PairBatch, side: Side, candidates: Any) -> Pending[JudgeScores]:
-        assert self._judge is not None
-        rows = batch.rows.side_rows(side)
-        request = self._ask("score", batch, side, candidates)
-        return _RemoteScores(
-            self._judge,
-            request,
-            num_rows=rows.stop - rows.start,
-            timeout_s=self._timeout_s,
-            max_set_aside=self._max_set_aside,
-        )
-
-    def _ask(self, method: str, batch: PairBatch, side: Side, candidates: Any) -> Request:
-        assert self._judge is not None
-        name = f"update {batch.update} micro {batch.micro} rank {self._rank} {side} {method}"
-        return self._judge.submit(Request(id=name, method=method, args=(batch, side, candidates)))
+    Args:
+        load: makes the engine in each actor; the configured one, if not given.
+    """
+    section = config.rollouts.refresh
+    if not section.on:
+        return None
+    remote = ray.remote(RolloutActor).options(**actor_options(role_resources(config, "rollout")))
+    return Pool("rollout", [remote.remote(config, load or student_engine) for _ in range(section.replicas)])

@@ -1,4 +1,4 @@
-"""The teacher and the judge as actors: plain classes that answer requests and keep nothing between them.
+"""Teacher, judge and writer of responses as actors: plain classes that answer requests that hold all they need.
 
 They are wrapped by `ray.remote` where they are placed (pools.py), so that they can be tested without Ray.
 """
@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 
 from actors.judge_pool import Tag
-from vcrd_ray.config import SamplingSection, TeacherSection
-from vcrd_ray.engines import Use
-from vcrd_ray.engines.loading import load_engine
+from vcrd_ray.config import Config, SamplingSection, TeacherSection
+from vcrd_ray.engines import Use, VersionedEngine
+from vcrd_ray.engines.loading import load_engine, load_versioned_engine
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.merging import MergingJudge
 from vcrd_ray.judging import judge_request
+from vcrd_ray.refresh.orders import ResponseOrder, Written
+from vcrd_ray.refresh.writer import ResponseWriter, WriterSettings
 from vcrd_ray.types import (
     IntArray,
     JudgeRequest,
@@ -127,3 +129,25 @@ class JudgeActor:
             )
         with self._running(tag):
             return self._judge.self_check(request, num_leaves=_SELF_CHECK_LEAVES, seed=self._seed)
+
+
+def student_engine(config: Config) -> VersionedEngine:
+    """What writes the student's responses in a run."""
+    return load_versioned_engine(config.rollouts.refresh, config.student, lora=config.distill.lora)
+
+
+class RolloutActor:
+    """Holds one version of the student at a time and writes responses with it."""
+
+    def __init__(self, config: Config, load: Callable[[Config], VersionedEngine]) -> None:
+        torch.set_num_threads(config.rollouts.refresh.threads)
+        self._writer = ResponseWriter(load(config), WriterSettings.of(config))
+
+    def ready(self) -> int:
+        """Process id, once the student before training is loaded."""
+        return os.getpid()
+
+    def write(self, order: ResponseOrder) -> list[PairBatch | Written]:
+        """The order's batches, and at the end what it took: each becomes an object of its own."""
+        batches, written = self._writer.write(order)
+        return [*batches, written]

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from actors.gauges import Gauges
 from actors.placement import role_resources
-from actors.pools import Pool, RemoteSignals
+from actors.pools import Pool
+from actors.remote_signals import RemoteResponses, RemoteSignals
 from vcrd_ray import checkpoints
 from vcrd_ray.backends import DeepSpeedBackend, use_cpu_accelerator
+from vcrd_ray.batches import Batches
 from vcrd_ray.config import Config, ModelJudge, TrainingSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.data.problems import make_examples, read_problems, write_rejects
@@ -39,10 +42,13 @@ from vcrd_ray.models import (
     tokenizer_fingerprint,
 )
 from vcrd_ray.objectives import ObjectiveState
+from vcrd_ray.refresh.kept import KeptResponses
+from vcrd_ray.refresh.publish import Publisher
+from vcrd_ray.refresh.refresher import Refresher
 from vcrd_ray.runs import MetricsLog, read_jsonl, write_json, write_text
 from vcrd_ray.sft import FineTuner
 from vcrd_ray.student import Student
-from vcrd_ray.types import UpdateReport
+from vcrd_ray.types import RolloutPair, UpdateReport
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,8 @@ class RankJob:
     """Rollouts to distil on; None: fine-tune on gold solutions."""
     teacher: Pool | None
     judge: Pool | None
+    rollout: Pool | None
+    """Writers of new student responses; None: those in `rollouts` stay."""
     judge_fingerprint: str | None
     """Identity of what the judge pool answers with."""
 
@@ -175,7 +183,15 @@ def _fine_tune(job: RankJob, rank: int, world_size: int, device: torch.device) -
     )
     if rank == 0:
         write_rejects(job.run_dir / "rejects.jsonl", [*bad_rows, *too_long])
-    backend = _backend(config, config.sft, student, num_examples=len(examples), world_size=world_size)
+    section = config.sft
+    order = DataOrder(
+        num_examples=len(examples),
+        batch_size=section.batch_size,
+        micro_batch_size=section.micro_batch_size,
+        ranks=world_size,
+        seed=config.run.seed,
+    )
+    backend = _backend(config, section, student, order, world_size=world_size)
     tuner = FineTuner(
         backend=backend,
         examples=examples,
@@ -211,8 +227,9 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
     )
     if rank == 0:
         write_rejects(job.run_dir / "rejects.jsonl", rejects)
-    held_out = section.objective.mixing.validation_pairs if section.objective.mixing else 0
-    backend = _backend(config, section, student, num_examples=len(pairs) - held_out, world_size=world_size)
+    batches = Batches(pairs, section, seed=config.run.seed, rank=rank, world_size=world_size)
+    backend = _backend(config, section, student, batches.order, world_size=world_size)
+    refresher = _refresher(job, batches, backend, pairs)
     signals = RemoteSignals(
         teacher=job.teacher,
         judge=job.judge,
@@ -228,10 +245,10 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         if section.objective.needs_teacher and config.teacher.transport == "hidden"
         else None,
         signals=signals,
-        pairs=pairs,
+        batches=batches,
         section=section,
-        seed=config.run.seed,
         vocab_size=vocab_size,
+        refresher=refresher,
         judge_bounds=JudgeBounds(
             max_invalid_share=config.judge.max_invalid_share,
             self_check_tolerance=config.judge.tolerance if isinstance(config.judge, ModelJudge) else None,
@@ -247,19 +264,29 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         distiller.run,
         lambda: {"self_check_difference": distiller.self_check_difference, "num_pairs": len(pairs)},
         state=_StateKeeper(distiller),
+        refresher=refresher,
+    )
+
+
+def _refresher(
+    job: RankJob, batches: Batches, backend: DeepSpeedBackend, pairs: Sequence[RolloutPair]
+) -> Refresher | None:
+    if job.rollout is None:
+        return None
+    section = job.config.rollouts.refresh
+    tokenizer = backend.student.tokenizer
+    return Refresher(
+        section,
+        batches,
+        source=RemoteResponses(job.rollout, timeout_s=job.config.cluster.request_timeout_s),
+        publisher=Publisher(backend=backend, run_dir=job.run_dir, pairs=pairs, merged=section.sync == "merged"),
+        kept=KeptResponses(job.run_dir, decode=tokenizer.decode),
     )
 
 
 def _backend(
-    config: Config, section: TrainingSection, student: Student, *, num_examples: int, world_size: int
+    config: Config, section: TrainingSection, student: Student, order: DataOrder, *, world_size: int
 ) -> DeepSpeedBackend:
-    order = DataOrder(
-        num_examples=num_examples,
-        batch_size=section.batch_size,
-        micro_batch_size=section.micro_batch_size,
-        ranks=world_size,
-        seed=config.run.seed,
-    )
     return DeepSpeedBackend(
         student,
         section.optim,
@@ -279,6 +306,7 @@ def _run(
     loop: Callable[..., None],
     facts: Callable[[], dict[str, Any]],
     state: _StateKeeper | None = None,
+    refresher: Refresher | None = None,
 ) -> None:
     """Resume, train, checkpoint, log, export: the same for every kind of training."""
     directory = job.run_dir / "checkpoints"
@@ -312,6 +340,8 @@ def _run(
                 barrier=torch.distributed.barrier,
                 keep=section.keep_checkpoints,
             )
+        if refresher is not None:
+            refresher.prune(done, checkpoints.complete(directory))
 
     loop(first_update=first_update, stop=stop, on_update=on_update)
     if stop == num_updates:
@@ -342,6 +372,8 @@ class RankLog:
 
     def __init__(self, run_dir: Path, *, next_update: int, num_updates: int) -> None:
         write_json(run_dir / "progress.json", {"num_updates": num_updates, "pid": os.getpid()})
+        # A run directory and its job, such as demo/distill-vcrd: what people call the run.
+        self._gauges = Gauges(role="student", replica=0, run="/".join(run_dir.parts[-2:]))
         self._metrics = MetricsLog(run_dir, next_update=next_update)
         self._path = run_dir / _DECISIONS_FILE
         if self._path.exists():
@@ -352,6 +384,7 @@ class RankLog:
     def write(self, report: UpdateReport) -> None:
         """Append one update."""
         self._metrics.write(report.update, report.metrics)
+        self._gauges.set({"update": report.update, **report.metrics})
         self._decisions.writelines(json.dumps(asdict(d)) + "\n" for d in report.decisions)
         self._decisions.flush()
 

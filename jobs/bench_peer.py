@@ -187,6 +187,7 @@ def _in_process(config: Config, pairs: list[RolloutPair]) -> dict[str, Any]:
     import torch
 
     from vcrd_ray.backends import TorchBackend
+    from vcrd_ray.batches import Batches
     from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.models import load_head, resolve_model
@@ -203,9 +204,8 @@ def _in_process(config: Config, pairs: list[RolloutPair]) -> dict[str, Any]:
             judge=None,
             request=teacher_request(section, config.teacher, seed=config.run.seed),
         ),
-        pairs=pairs,
+        batches=Batches(pairs, section, seed=config.run.seed, rank=0, world_size=1),
         section=section,
-        seed=config.run.seed,
         vocab_size=len(student.tokenizer),
         judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=None),
     )

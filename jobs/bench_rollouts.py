@@ -10,6 +10,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from jobs.hosted import HostedEngine
     from vcrd_ray.config import SamplingSection, TeacherSection, TinyPrompts, VllmSection
     from vcrd_ray.data.problems import read_problems, tokenize_prompts
+    from vcrd_ray.engines.loading import load_engine
     from vcrd_ray.models import load_tokenizer, resolve_model
     from vcrd_ray.tiny.world import WorldConfig
 
@@ -27,7 +29,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     prompts, _ = tokenize_prompts(problems, load_tokenizer(resolve_model(options.model)), max_length=512)
     sampling = SamplingSection(max_new_tokens=options.max_new_tokens)
     sections = {name: TeacherSection(engine=name, vllm=VllmSection(enforce_eager=True)) for name in options.engines}
-    engines = {name: HostedEngine(section, options.model, use="generate") for name, section in sections.items()}
+    engines = {
+        name: HostedEngine(partial(load_engine, section, options.model, use="generate"))
+        for name, section in sections.items()
+    }
     rates: dict[str, list[float]] = {name: [] for name in engines}
     try:
         for engine in engines.values():

@@ -1,4 +1,4 @@
-"""What of the teacher's distribution travels: bytes a token, and what a truncated one does to loss and gradient.
+"""What of the teacher's distribution travels: bytes a token, time through the object store, and what a truncated one does.
 
 Synthetic distributions with Zipf-like tails at a real vocabulary's size, from peaked to flat, and the tiny world's teacher and
 student on a batch of rollouts. The reference is the exact loss from hidden states; the tail of a top-k is lumped.
@@ -7,6 +7,8 @@ student on a batch of rollouts. The reference is the exact loss from hidden stat
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     figures: dict[str, Any] = {"vocab": options.vocab, "rows": options.rows, "k": options.k}
     figures |= _bytes_a_token(options)
+    if options.object_store:
+        figures |= _through_object_store(options)
     cases = {name: _synthetic(options, exponent) for name, exponent in _EXPONENTS.items()}
     cases["tiny"] = _tiny(options.rows)
     for name, case in cases.items():
@@ -139,6 +143,49 @@ def _bytes_a_token(options: argparse.Namespace) -> dict[str, int]:
     return figures | {f"top_{k}_bytes_per_token": 8 * k for k in options.k}
 
 
+def _through_object_store(options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds from an actor that has the arrays of `options.tokens` positions to a process that has read every byte."""
+    import numpy as np
+    import ray
+
+    from actors.cluster import ray_cluster
+    from vcrd_ray.config import ClusterSection, Config
+
+    class Source:
+        def __init__(self, arrays: dict[str, tuple[np.ndarray, ...]]) -> None:
+            self._arrays = arrays
+
+        def give(self, kind: str) -> tuple[np.ndarray, ...]:
+            return self._arrays[kind]
+
+    rows, rng = options.tokens, np.random.default_rng(options.seed)
+    arrays: dict[str, tuple[np.ndarray, ...]] = {
+        "hidden": (rng.integers(0, 2**16, size=(rows, options.teacher_hidden), dtype=np.uint16),),
+        "logits": (rng.integers(0, 2**16, size=(rows, options.vocab), dtype=np.uint16),),
+    }
+    for k in options.k:
+        ids = rng.integers(0, options.vocab, size=(rows, k), dtype=np.int32)
+        arrays[f"top_{k}"] = (ids, rng.random((rows, k), dtype=np.float32))
+    num_bytes = {kind: sum(array.nbytes for array in sent) for kind, sent in arrays.items()}
+    figures: dict[str, float] = {"object_store_tokens": rows}
+    store = 4 * max(num_bytes.values()) / 2**30 + 0.25
+    with ray_cluster(Config(cluster=ClusterSection(object_store_gib=store))):
+        source = ray.remote(Source).remote(arrays)
+        seconds: dict[str, list[float]] = {kind: [] for kind in arrays}
+        for repeat in range(options.repeats + 1):
+            for kind in arrays:
+                started = time.perf_counter()
+                received = ray.get(source.give.remote(kind))
+                for array in received:
+                    array.sum(dtype=np.float64)  # a mapped page is there only once it is touched
+                if repeat:
+                    seconds[kind].append(time.perf_counter() - started)
+                del received
+    for kind, found in seconds.items():
+        figures[f"object_store_{kind}_ms"] = 1000 * statistics.median(found)
+    return figures
+
+
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench transport", description=__doc__)
     parser.add_argument("--vocab", type=int, default=151_936, help="tokens of the synthetic distributions")
@@ -146,6 +193,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--k", type=int, nargs="+", default=[64, 512], help="tokens of a truncated distribution")
     parser.add_argument(
         "--teacher-hidden", type=int, default=3584, help="width of a teacher's hidden state, for the bytes"
+    )
+    parser.add_argument("--tokens", type=int, default=1024, help="positions that go through the object store at once")
+    parser.add_argument("--repeats", type=int, default=9, help="of each kind through the object store")
+    parser.add_argument(
+        "--object-store", action=argparse.BooleanOptionalAction, default=True, help="measure the object store too"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -17,7 +17,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import RunDirectory
 
-SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "distill")
+SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "rollouts", "distill")
 
 
 def rollouts_directory(config: Config) -> Path:
@@ -39,13 +39,15 @@ def check_rollouts(config: Config) -> None:
         rollouts_directory(config),
         teacher=model_fingerprint(resolve_model(config.teacher.path)),
         tokenizer=tokenizer_fingerprint(load_tokenizer(resolve_model(config.student.path))),
+        # Where responses are written anew, those that are there count as the ones of the student before training.
+        student=model_fingerprint(resolve_model(config.student.path)) if config.rollouts.refresh.on else None,
     )
 
 
 def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
-    from actors.pools import judge_fingerprint, judge_pool, teacher_pool
+    from actors.pools import judge_fingerprint, judge_pool, rollout_pool, teacher_pool
     from actors.student_group import RankJob, is_finished, train
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
@@ -54,8 +56,8 @@ def run(config: Config, *, name: str = "distill") -> Path:
         check(config)
         check_rollouts(config)
         with ray_cluster(config), follow_training(name, directory.path):
-            teacher, judge = teacher_pool(config), judge_pool(config)
-            pools = [pool for pool in (teacher, judge) if pool is not None]
+            teacher, judge, rollout = teacher_pool(config), judge_pool(config), rollout_pool(config)
+            pools = [pool for pool in (teacher, judge, rollout) if pool is not None]
             try:
                 for pool in pools:
                     pool.wait_ready(config.cluster.start_timeout_s)
@@ -66,6 +68,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
                         rollouts=rollouts_directory(config),
                         teacher=teacher,
                         judge=judge,
+                        rollout=rollout,
                         judge_fingerprint=None if judge is None else judge_fingerprint(judge),
                     )
                 )

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from vcrd_ray.config import SamplingSection, TeacherSection
-from vcrd_ray.engines import Use
+from vcrd_ray.config import SamplingSection
+from vcrd_ray.engines import Engine, VersionedEngine
 from vcrd_ray.errors import ScheduleError
-from vcrd_ray.types import PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
+from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 _START_S = 240.0
 
 
 class HostedEngine:
-    """`Engine` that passes calls on; an exception there is raised here."""
+    """`Engine` and `VersionedEngine` that pass calls on; an exception there is raised here."""
 
     fingerprint: str
 
-    def __init__(self, section: TeacherSection, path: str, *, use: Use) -> None:
-        """Begin to start it; `wait_ready` ends that, so that several can start side by side."""
+    def __init__(self, load: Callable[[], Engine | VersionedEngine]) -> None:
+        """Begin to start what `load` makes there; `wait_ready` ends that, so that several can start side by side."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, section, path, use), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, load), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -49,6 +50,15 @@ class HostedEngine:
         answer: TeacherSignals = self._ask("annotate", batch, request)
         return answer
 
+    def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
+        """See `VersionedEngine`."""
+        self._ask("load_version", directory, kind)
+
+    def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
+        """See `VersionedEngine`."""
+        answer: FloatArray = self._ask("logprobs", prompt, response)
+        return answer
+
     def stop(self) -> None:
         """End the process."""
         self._connection.close()
@@ -67,14 +77,12 @@ class HostedEngine:
         return value
 
 
-def _serve(connection: Connection, section: TeacherSection, path: str, use: Use) -> None:
+def _serve(connection: Connection, load: Callable[[], Engine | VersionedEngine]) -> None:
     import torch
-
-    from vcrd_ray.engines.loading import load_engine
 
     torch.set_num_threads(1)
     try:
-        engine = load_engine(section, path, use=use)
+        engine = load()
     except Exception as error:
         connection.send((False, error))
         return

@@ -104,9 +104,9 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
 
 
 def exposed_wait_share(directory: Path) -> float:
-    """Share of the training time that ranks stood waiting for teacher or judge."""
+    """Share of the training time that ranks stood waiting for teacher, judge or new responses."""
     rows = read_jsonl(directory / "metrics.jsonl")
-    waited = sum(row["wait/teacher_s"] + row["wait/judge_s"] for row in rows)
+    waited = sum(row["wait/teacher_s"] + row["wait/judge_s"] + row.get("wait/rollouts_s", 0.0) for row in rows)
     return float(waited / sum(row["time/update_s"] for row in rows))
 
 
@@ -126,7 +126,7 @@ def show(summary: dict[str, Any]) -> None:
         )
     Console().print(table)
     for method, share in summary["exposed_wait_share"].items():
-        print(f"{method}: exposed wait for teacher and judge {100 * share:.1f}% of the update time")
+        print(f"{method}: exposed wait for other actors {100 * share:.1f}% of the update time")
     print(f"wall time {summary['wall_s']['total']:.0f} s")
     print(f"report: {summary['report']}")
 

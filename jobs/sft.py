@@ -39,6 +39,7 @@ def run(config: Config) -> Path:
                         rollouts=None,
                         teacher=None,
                         judge=None,
+                        rollout=None,
                         judge_fingerprint=None,
                     )
                 )

@@ -64,9 +64,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "small_adapter": {"distill": {"lora": {"r": 2, "alpha": 16, "dropout": 0.0}}},
     "full_fine_tuning": {"distill": {"lora": None, "optim": {"lr": 1.0e-3}}},
     "long": {"distill": {"num_updates": 300}},
+    "refresh_epoch": {"rollouts": {"refresh": {"every": "epoch", "ahead": 1}}},
+    "refresh_10": {"rollouts": {"refresh": {"every": 10, "ahead": 1}}},
+    "refresh_1_ahead_4": {"rollouts": {"refresh": {"every": 1, "ahead": 4}}},
+    "on_policy": {"rollouts": {"refresh": {"every": 1, "ahead": 0}}},
 }
 """Knobs of the tiny world: who teaches and how hot, who judges, how many ways a step may be said, what the student can
-change, how long it learns. The uniform weights are the judge that says nothing."""
+change, how long it learns, how fresh its own responses are. The uniform weights are the judge that says nothing."""
 
 
 def with_setting(config: Config, name: str) -> Config:

@@ -6,6 +6,7 @@ Knows nothing of losses, judges or Ray. DeepSpeed is imported only where it is u
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +57,10 @@ class Backend(Protocol):
 
     def export(self, directory: Path) -> None:
         """Write the student as other programs read it; all ranks call it, rank 0 writes."""
+        ...
+
+    def write_version(self, directory: Path, *, merged: bool) -> None:
+        """`Student.write_version`; all ranks call it, rank 0 writes."""
         ...
 
 
@@ -149,6 +154,10 @@ class TorchBackend:
     def export(self, directory: Path) -> None:
         """See `Backend`."""
         self.student.export(directory)
+
+    def write_version(self, directory: Path, *, merged: bool) -> None:
+        """See `Backend`."""
+        self.student.write_version(directory, merged=merged)
 
 
 class DeepSpeedBackend:
@@ -245,13 +254,21 @@ class DeepSpeedBackend:
 
     def export(self, directory: Path) -> None:
         """See `Backend`."""
+        self._on_rank_0(lambda: self.student.export(directory))
+
+    def write_version(self, directory: Path, *, merged: bool) -> None:
+        """See `Backend`."""
+        self._on_rank_0(lambda: self.student.write_version(directory, merged=merged))
+
+    def _on_rank_0(self, work: Callable[[], None]) -> None:
+        """Do some work with whole parameters on one rank while the others wait."""
         import deepspeed
         import torch.distributed as dist
 
         parameters = list(self.student.parameters()) if self._zero_stage == 3 else []
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._zero_stage == 3):
             if self.rank == 0:
-                self.student.export(directory)
+                work()
         dist.barrier()
 
 

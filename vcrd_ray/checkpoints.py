@@ -36,11 +36,20 @@ class Record:
 
 def newest(directory: Path) -> tuple[Path, Record] | None:
     """The last complete checkpoint, or None."""
-    complete = sorted(p for p in directory.glob("update-*") if _NAME.fullmatch(p.name) and (p / _RECORD).is_file())
-    if not complete:
+    found = _complete(directory)
+    if not found:
         return None
-    content = json.loads((complete[-1] / _RECORD).read_text(encoding="utf-8"))
-    return complete[-1], Record(**content)
+    content = json.loads((found[-1] / _RECORD).read_text(encoding="utf-8"))
+    return found[-1], Record(**content)
+
+
+def _complete(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.glob("update-*") if _NAME.fullmatch(p.name) and (p / _RECORD).is_file())
+
+
+def complete(directory: Path) -> list[int]:
+    """The next update of every checkpoint that a run can go on from."""
+    return [int(p.name.removeprefix("update-")) for p in _complete(directory)]
 
 
 def check_resumable(record: Record, *, world_size: int, fingerprints: dict[str, str]) -> None:

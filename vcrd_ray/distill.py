@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +18,9 @@ from jaxtyping import Float
 
 from vcrd_ray.analysis.telemetry import JudgeTraffic, Telemetry, pick_decisions
 from vcrd_ray.backends import Backend
-from vcrd_ray.config import AdaptiveMixing, DistillSection, TeacherSection
-from vcrd_ray.data.order import DataOrder
-from vcrd_ray.errors import DataError, JudgeError, ModelError
+from vcrd_ray.batches import Batches
+from vcrd_ray.config import DistillSection, TeacherSection
+from vcrd_ray.errors import JudgeError, ModelError
 from vcrd_ray.fused import FusedRows
 from vcrd_ray.judging import judged_at, one_per_row, set_aside_rows, validity_of
 from vcrd_ray.models import pad_id, special_ids
@@ -31,11 +31,11 @@ from vcrd_ray.objectives import (
     row_coefficients,
     row_weights,
 )
+from vcrd_ray.refresh.refresher import Refresher
 from vcrd_ray.row_losses import RowLosses
-from vcrd_ray.sampling import stable_hash, uniforms
 from vcrd_ray.schedule import Action, Op, plan
 from vcrd_ray.sequences import response_batch
-from vcrd_ray.signals import Pending, SignalSource
+from vcrd_ray.signals import Pending, Ready, SignalSource
 from vcrd_ray.types import (
     SIDES,
     Decision,
@@ -69,7 +69,7 @@ class JudgeBounds:
 class _Asked:
     """A micro-batch whose teacher signals have been asked for."""
 
-    batch: PairBatch
+    batch: Pending[PairBatch]
     teacher: Pending[TeacherSignals] | None
     student_prefix_scores: Pending[JudgeScores] | None
 
@@ -79,6 +79,7 @@ class _Forwarded:
     """A micro-batch whose graph waits for its weights."""
 
     asked: _Asked
+    batch: PairBatch
     fused: dict[Side, FusedRows]
     """In row order; a side without rows is missing."""
     teacher_prefix_scores: Pending[JudgeScores] | None
@@ -93,16 +94,18 @@ class Distiller:
         backend: Backend,
         teacher_head: Float[torch.Tensor, "v d"] | None,
         signals: SignalSource,
-        pairs: Sequence[RolloutPair],
+        batches: Batches,
         section: DistillSection,
-        seed: int,
         vocab_size: int,
         judge_bounds: JudgeBounds,
+        refresher: Refresher | None = None,
         take_judge_traffic: Callable[[], JudgeTraffic] = JudgeTraffic,
     ) -> None:
         """Where the teacher's hidden states travel, `teacher_head` is needed.
 
-        `take_judge_traffic` is asked once an update; a judge in this process has none.
+        Args:
+            refresher: writes student responses anew; None: they are those of `batches`.
+            take_judge_traffic: asked once an update; a judge in this process has none.
         """
         for name, head in (("teacher", teacher_head), ("student", backend.student.head)):
             if head is not None and len(head) < vocab_size:
@@ -115,14 +118,15 @@ class Distiller:
         self._signals = signals
         self._section = section
         self._objective = section.objective
-        self._seed = seed
+        self._batches = batches
+        self._refresher = refresher
         self._losses = RowLosses(
             student=self._student,
             teacher_head=teacher_head,
             objective=section.objective,
             vocab_size=vocab_size,
             chunk_rows=section.chunk_rows,
-            seed=seed,
+            seed=batches.seed,
         )
         self._bounds = judge_bounds
         self._take_judge_traffic = take_judge_traffic
@@ -130,35 +134,32 @@ class Distiller:
         self._padding = pad_id(self._student.tokenizer)
         self._judged = section.objective.needs_judge
         self._judged_at = judged_at(section.objective.weighting, self._student.tokenizer)
-        self._pairs, self._held_out = _split(pairs, section.objective.mixing)
-        self.order = DataOrder(
-            num_examples=len(self._pairs),
-            batch_size=section.batch_size,
-            micro_batch_size=section.micro_batch_size,
-            ranks=backend.world_size,
-            seed=seed,
-        )
-        self.num_updates = self.order.num_updates(epochs=section.epochs, num_updates=section.num_updates)
+        self.num_updates = batches.num_updates
+        self._num_micro = batches.order.num_micro_batches
         self.state = ObjectiveState.initial(section.objective)
         self._checked = not (self._judged and judge_bounds.self_check_tolerance is not None and backend.rank == 0)
         self.self_check_difference: float | None = None
+        self._counted: tuple[int, tuple[int, int]] = (-1, (0, 0))
 
     def run(self, *, first_update: int, stop: int, on_update: Callable[[UpdateReport], None]) -> None:
         """Carry out updates [first_update, stop). `on_update` is called after each with the figures of all ranks.
 
         Raises:
             JudgeError: failed self-check, or too many scores that are no numbers.
+            SyncError: responses of another student than the one that trains.
         """
+        if self._refresher is not None:
+            self._refresher.begin(first_update)
         for first, last in self._stretches(first_update, stop):
             self._run(first, last, on_update)
 
     def _stretches(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Updates between validations: what is asked ahead must not depend on a validation still to come."""
         mixing = self._objective.mixing
-        if mixing is None or self.state.mixing is None:
+        if mixing is None or self.state.mixing is None or mixing.held_out == 0:
             yield first, stop
             return
-        every = mixing.every or max(1, len(self._pairs) // self._section.batch_size)
+        every = mixing.every or self._batches.epoch_updates
         while first < stop:
             if first % every == 0:
                 after = self.state.mixing.after(self._validation_loss(), step=mixing.step, tolerance=mixing.tolerance)
@@ -171,13 +172,17 @@ class Distiller:
         asked: dict[tuple[int, int], _Asked] = {}
         forwarded: dict[int, _Forwarded] = {}
         telemetry, decisions, started = Telemetry(), list[Decision](), time.perf_counter()
+        refresher = self._refresher
         operations = plan(
             first_update=first_update,
             num_updates=stop,
-            num_micro=self.order.num_micro_batches,
+            num_micro=self._num_micro,
             overlap=self._section.overlap,
             prefetch=self._section.prefetch,
+            **({} if refresher is None else {"needs": refresher.admission.version}),
         )
+        if refresher is not None:
+            refresher.order(done=first_update, stop=stop, threshold=self._threshold)
         for op in operations:
             match op.action:
                 case Action.REQUEST_TEACHER:
@@ -187,40 +192,32 @@ class Distiller:
                 case Action.BACKWARD:
                     decisions += self._backward(forwarded.pop(op.micro), telemetry)
                 case Action.STEP:
-                    on_update(self._step(op.update, telemetry, decisions, started))
+                    report = self._step(op.update, telemetry, decisions, started)
+                    if refresher is not None:
+                        refresher.order(done=op.update + 1, stop=stop, threshold=self._threshold)
+                    on_update(report)
                     telemetry, decisions, started = Telemetry(), [], time.perf_counter()
 
+    @property
+    def _threshold(self) -> float | None:
+        """Probability of the student's response where one of the two takes part."""
+        return None if self.state.mixing is None else self.state.mixing.threshold
+
     def _ask(self, op: Op) -> _Asked:
-        indices = self.order.micro_batch(op.update, op.micro, self._backend.rank)
-        batch = PairBatch(update=op.update, micro=op.micro, pairs=self._with_sides(op.update, indices))
+        offline = self._batches.micro_batch(op.update, op.micro, self._threshold)
+        batch = Ready(offline) if self._refresher is None else self._refresher.take(op.update, op.micro)
         teacher = self._signals.request_teacher(batch) if self._objective.needs_teacher else None
         scores = None
-        if self._judged and batch.rows.num_student_rows:
+        if self._judged and offline.rows.has_rows("student"):
             assert teacher is not None
             scores = self._signals.request_student_prefix_scores(batch, teacher)
         return _Asked(batch=batch, teacher=teacher, student_prefix_scores=scores)
 
-    def _with_sides(self, update: int, indices: Sequence[int]) -> tuple[RolloutPair, ...]:
-        """The pairs with the responses that take part in this update."""
-        pairs = [self._pairs[i] for i in indices]
-        if self.state.mixing is not None:
-            drawn = uniforms(
-                seed=self._seed,
-                stream="mixing",
-                update=update,
-                rollout_keys=np.array([stable_hash(p.id) for p in pairs], dtype=np.uint64),
-                positions=np.zeros(len(pairs), dtype=np.int64),
-            )
-            threshold = self.state.mixing.threshold
-            return tuple(p.only("student" if u < threshold else "teacher") for p, u in zip(pairs, drawn, strict=True))
-        if self._objective.lambda_student == 0:
-            return tuple(p.only("teacher") for p in pairs)
-        if self._objective.lambda_teacher == 0:
-            return tuple(p.only("student") for p in pairs)
-        return tuple(pairs)
-
     def _forward(self, asked: _Asked, telemetry: Telemetry) -> _Forwarded:
-        batch, rows = asked.batch, asked.batch.rows
+        waiting = time.perf_counter()
+        batch = asked.batch.result()
+        telemetry.times["wait_rollouts_s"] += time.perf_counter() - waiting
+        rows = batch.rows
         hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
         signals = None
         if asked.teacher is not None:
@@ -243,7 +240,7 @@ class Distiller:
         elif self._judged:
             assert signals is not None
             self._self_check(batch, "student", signals.student_prefix_proposals)
-        return _Forwarded(asked=asked, fused=fused, teacher_prefix_scores=scores)
+        return _Forwarded(asked=asked, batch=batch, fused=fused, teacher_prefix_scores=scores)
 
     def _self_check(self, batch: PairBatch, side: Side, candidates: npt.NDArray[np.int32]) -> None:
         tolerance = self._bounds.self_check_tolerance
@@ -258,7 +255,7 @@ class Distiller:
             )
 
     def _backward(self, done: _Forwarded, telemetry: Telemetry) -> list[Decision]:
-        batch = done.asked.batch
+        batch = done.batch
         scores = self._wait_for_judge(done, telemetry) if self._judged else {}
         validity = None
         if self._judged:
@@ -288,31 +285,43 @@ class Distiller:
         telemetry.add(batch, weights, validity, divergence=divergence, coefficient=coefficient)
         if validity is None or self._backend.rank != 0:
             return []
-        count = math.ceil(self._section.decisions_per_update / self.order.num_micro_batches)
-        return pick_decisions(batch, weights, validity, divergence, count=count, seed=self._seed)
+        count = math.ceil(self._section.decisions_per_update / self._num_micro)
+        return pick_decisions(batch, weights, validity, divergence, count=count, seed=self._batches.seed)
 
     def _coefficients(self, batch: PairBatch) -> npt.NDArray[np.float32]:
-        pairs = self._with_sides(batch.update, self.order.update(batch.update))
-        tokens = {"teacher": sum(len(p.teacher_ids) for p in pairs), "student": sum(len(p.student_ids) for p in pairs)}
-        if self.state.mixing is not None:
-            # One response a pair: one average over all of them, whoever wrote them.
-            tokens = dict.fromkeys(tokens, sum(tokens.values()))
+        tokens = self._num_tokens(batch.update) if self._objective.reduction == "global_token_mean" else (0, 0)
         lambda_teacher, lambda_student = lambdas(self._objective, progress=batch.update / self.num_updates)
         return row_coefficients(
             batch.rows,
             lambda_teacher=lambda_teacher,
             lambda_student=lambda_student,
             reduction=self._objective.reduction,
-            num_pairs=len(pairs),
-            num_teacher_tokens=tokens["teacher"],
-            num_student_tokens=tokens["student"],
+            num_pairs=self._section.batch_size,
+            num_teacher_tokens=tokens[0],
+            num_student_tokens=tokens[1],
         )
+
+    def _num_tokens(self, update: int) -> tuple[int, int]:
+        """Response tokens of an update on teacher and on student prefixes, over all ranks."""
+        if self._counted[0] != update:
+            if self._refresher is None:
+                counts = _response_tokens(self._batches.update(update, self._threshold))
+            else:
+                # Other ranks' new responses are known to them alone.
+                own = [self._refresher.take(update, micro).result() for micro in range(self._num_micro)]
+                counts = self._sum(_response_tokens([pair for batch in own for pair in batch.pairs]))
+            self._counted = (update, (int(counts[0]), int(counts[1])))
+        teacher, student = self._counted[1]
+        if self.state.mixing is not None:
+            # One response a pair: one average over all of them, whoever wrote them.
+            return teacher + student, teacher + student
+        return teacher, student
 
     def _wait_for_judge(self, done: _Forwarded, telemetry: Telemetry) -> dict[Side, JudgeScores]:
         """The scores of the sides that take part, with NaN for those of a wrong number."""
         waiting = time.perf_counter()
         scores = {
-            side: one_per_row(pending.result(), done.asked.batch, side)
+            side: one_per_row(pending.result(), done.batch, side)
             for side, pending in zip(SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True)
             if pending is not None
         }
@@ -323,6 +332,10 @@ class Distiller:
 
     def _step(self, update: int, telemetry: Telemetry, decisions: list[Decision], started: float) -> UpdateReport:
         norm, lr = self._backend.step()
+        if self._refresher is not None:
+            written = self._refresher.finish(update, learnt=lr > 0 and norm > 0)
+            if written is not None:
+                telemetry.add_written(written)
         traffic = self._take_judge_traffic()
         telemetry.times["retries"] += traffic.retries
         telemetry.times["replica_deaths"] += traffic.replica_deaths
@@ -364,12 +377,8 @@ class Distiller:
         """Mean divergence a token on the held-out teacher responses, without dropout. Every rank does all of it."""
         total, count = 0.0, 0
         self._student.eval()
-        size = self._section.micro_batch_size
-        for micro, start in enumerate(range(0, len(self._held_out), size)):
-            batch = PairBatch(
-                update=0, micro=micro, pairs=tuple(p.only("teacher") for p in self._held_out[start : start + size])
-            )
-            signals = self._signals.request_teacher(batch).result()
+        for batch in self._batches.validation(self._section.micro_batch_size):
+            signals = self._signals.request_teacher(Ready(batch)).result()
             hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
             rows = self._losses.of_side("teacher", batch, hidden, signals, self.state, plain=True)
             total, count = total + float(rows.divergence.sum()), count + batch.rows.num_rows
@@ -384,18 +393,11 @@ class Distiller:
         return summed
 
 
-def _split(
-    pairs: Sequence[RolloutPair], mixing: AdaptiveMixing | None
-) -> tuple[Sequence[RolloutPair], Sequence[RolloutPair]]:
-    """Pairs to train on, and the last ones where some are held out for validation."""
-    if mixing is None:
-        return pairs, ()
-    if len(pairs) <= mixing.validation_pairs:
-        raise DataError(
-            f"{len(pairs)} pairs, of which objective.mixing.validation_pairs {mixing.validation_pairs} are held out:"
-            " nothing is left to train on; make more rollouts or hold out fewer"
-        )
-    return pairs[: -mixing.validation_pairs], pairs[-mixing.validation_pairs :]
+def _response_tokens(pairs: Iterable[RolloutPair]) -> npt.NDArray[np.float64]:
+    """Of the teacher and of the student. [2]"""
+    lengths = [(len(pair.teacher_ids), len(pair.student_ids)) for pair in pairs]
+    counts: npt.NDArray[np.float64] = np.asarray(lengths, dtype=np.float64).sum(axis=0)
+    return counts
 
 
 def _proposals(fused: FusedRows) -> npt.NDArray[np.int32]:

@@ -34,3 +34,7 @@ class RunDirectoryError(VcrdError):
 
 class ScheduleError(VcrdError):
     """A teacher or judge request that did not come back in time."""
+
+
+class SyncError(VcrdError):
+    """The student that writes responses is not the one that trains: a version did not arrive, or not as it was sent."""

@@ -47,6 +47,9 @@ _FREE_TO_CHANGE = (
     "judge.cache",
     "judge.max_crashes",
     "judge.max_set_aside",
+    "rollouts.refresh.replicas",
+    "rollouts.refresh.sync_timeout_s",
+    "rollouts.refresh.canary_tolerance",
     "evaluate.replicas",
 )
 

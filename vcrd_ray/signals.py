@@ -27,11 +27,13 @@ class Pending(Protocol[T_co]):
 class SignalSource(Protocol):
     """Teacher and judge as the update loop sees them."""
 
-    def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
-        """Ask for the teacher's signals on a micro-batch."""
+    def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
+        """Ask for the teacher's signals on a micro-batch, as soon as its responses are there."""
         ...
 
-    def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:
+    def request_student_prefix_scores(
+        self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
+    ) -> Pending[JudgeScores]:
         """Ask for the scores of both proposals on student prefixes, as soon as the teacher's proposals are there.
 
         Depends on no student weights, so it may be asked any number of updates ahead.
@@ -47,7 +49,18 @@ class SignalSource(Protocol):
         ...
 
 
-class _Lazy(Pending[T_co]):
+class Ready(Pending[T_co]):
+    """An answer that is there."""
+
+    def __init__(self, answer: T_co) -> None:
+        self._answer = answer
+
+    def result(self) -> T_co:
+        """See `Pending`."""
+        return self._answer
+
+
+class Lazy(Pending[T_co]):
     """Computes on first need and keeps the answer."""
 
     def __init__(self, compute: Callable[[], T_co]) -> None:
@@ -55,6 +68,7 @@ class _Lazy(Pending[T_co]):
         self._answer: list[T_co] = []
 
     def result(self) -> T_co:
+        """See `Pending`."""
         if not self._answer:
             self._answer.append(self._compute())
         return self._answer[0]
@@ -77,19 +91,21 @@ class LocalSignals:
         self._judge = judge
         self._request = request
 
-    def request_teacher(self, batch: PairBatch) -> Pending[TeacherSignals]:
+    def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
         """See `SignalSource`."""
         teacher = self._teacher
         assert teacher is not None
-        return _Lazy(lambda: teacher.annotate(batch, self._request))
+        return Lazy(lambda: teacher.annotate(batch.result(), self._request))
 
-    def request_student_prefix_scores(self, batch: PairBatch, teacher: Pending[TeacherSignals]) -> Pending[JudgeScores]:
+    def request_student_prefix_scores(
+        self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
+    ) -> Pending[JudgeScores]:
         """See `SignalSource`."""
-        return _Lazy(lambda: self._score(batch, "student", teacher.result().student_prefix_proposals))
+        return Lazy(lambda: self._score(batch.result(), "student", teacher.result().student_prefix_proposals))
 
     def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
         """See `SignalSource`."""
-        return _Lazy(lambda: self._score(batch, "teacher", proposals))
+        return Lazy(lambda: self._score(batch, "teacher", proposals))
 
     def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
         """See `SignalSource`."""

@@ -96,7 +96,7 @@ class Student(nn.Module):
                 self._save(self.model, directory / "adapter", tokenizer=False)
                 self.model.merge_adapter()  # type: ignore[operator]
                 try:
-                    self._save_merged(directory / "model")
+                    self._save(self._causal(), directory / "model", tokenizer=True, state=self._merged_state())
                 finally:
                     self.model.unmerge_adapter()  # type: ignore[operator]
             else:
@@ -106,14 +106,35 @@ class Student(nn.Module):
                 f"{directory}: the student could not be written ({error}); free some space"
             ) from error
 
-    def _save_merged(self, final: Path) -> None:
+    def write_version(self, directory: Path, *, merged: bool) -> None:
+        """Write into an existing directory what a rollout actor needs: the adapter, or the model with what was learnt.
+
+        All ranks of a ZeRO-3 group must have gathered the parameters.
+
+        Raises:
+            CheckpointError: the disk refused.
+        """
+        try:
+            if not (self.has_adapter and merged):
+                self.model.save_pretrained(directory)  # type: ignore[operator]
+            else:
+                self.model.merge_adapter()  # type: ignore[operator]
+                try:
+                    self._causal().save_pretrained(directory, state_dict=self._merged_state())  # type: ignore[operator]
+                finally:
+                    self.model.unmerge_adapter()  # type: ignore[operator]
+        except OSError as error:
+            raise CheckpointError(
+                f"{directory}: this version of the student could not be written ({error}); free some space"
+            ) from error
+
+    def _merged_state(self) -> dict[str, torch.Tensor]:
         # After merge_adapter the base layers hold the sum; their PEFT names are mapped back, adapters left out.
-        state = {
+        return {
             name.replace(".base_layer.", "."): tensor
             for name, tensor in self._causal().state_dict().items()
             if ".lora_" not in name
         }
-        self._save(self._causal(), final, tokenizer=True, state=state)
 
     def _save(
         self, model: nn.Module, final: Path, *, tokenizer: bool, state: dict[str, torch.Tensor] | None = None

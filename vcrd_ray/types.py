@@ -67,6 +67,8 @@ class RolloutPair:
     prompt_ids: IntArray
     teacher_ids: IntArray
     student_ids: IntArray
+    student_version: int = 0
+    """Updates that the student had done when it wrote its response."""
 
     def __post_init__(self) -> None:
         if len(self.prompt_ids) == 0:
@@ -300,6 +302,8 @@ class Decision:
     """Unweighted divergence of the row, nats."""
     sampled: bool
     """Whether it belongs to the uniform sample; the others are the extremes of their update."""
+    student_version: int = 0
+    """Updates that the student had done when it wrote the response that `position` is in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,15 +21,20 @@ SMALL = {
 }
 
 
-def make_config(run_dir: Path, rollouts: Path, *, distill: dict[str, Any] | None = None, **sections: Any) -> Config:
+def make_config(run_dir: Path, directory: Path, *, distill: dict[str, Any] | None = None, **sections: Any) -> Config:
     """A short distillation of the tiny world."""
-    made = {"run": {"dir": run_dir}, "distill": SMALL | {"rollouts": rollouts} | (distill or {}), **sections}
+    made = {"run": {"dir": run_dir}, "distill": SMALL | {"rollouts": directory} | (distill or {}), **sections}
     return Config.model_validate(made)
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     # Room for the largest group of any test.
-    room = {"student": {"ranks": 2}, "teacher": {"replicas": 2}, "judge": {"type": "value_head", "replicas": 2}}
+    room = {
+        "student": {"ranks": 2},
+        "teacher": {"replicas": 2},
+        "judge": {"type": "value_head", "replicas": 2},
+        "rollouts": {"refresh": {"every": 1, "replicas": 2}},
+    }
     with ray_cluster(Config.model_validate(room)):
         yield

@@ -74,6 +74,7 @@ def test_training_changes_the_student_and_leaves_a_complete_run_directory(refere
 
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
     from vcrd_ray.backends import TorchBackend
+    from vcrd_ray.batches import Batches
     from vcrd_ray.config import StudentSection, TeacherSection, ValueHeadJudgeSection
     from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
     from vcrd_ray.engines.hf import HFEngine
@@ -97,9 +98,8 @@ def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, refe
                 judge=load_judge(ValueHeadJudgeSection(), policy=STUDENT),
                 request=teacher_request(section, TeacherSection(), seed=0),
             ),
-            pairs=make_pairs(NUM_PAIRS),
+            batches=Batches(make_pairs(NUM_PAIRS), section, seed=0, rank=0, world_size=1),
             section=section,
-            seed=0,
             vocab_size=len(student.tokenizer),
             judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=1e-3),
         ).run(first_update=0, stop=SMALL["num_updates"], on_update=lambda r: found.append(r.metrics["loss"]))

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from actors.judge_pool import AnswerLostError, JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
-from actors.pools import Pool, RemoteSignals, _RemoteScores, judge_pool
+from actors.pools import Pool, judge_pool
+from actors.remote_signals import RemoteSignals, _RemoteScores
 from actors.student_group import warn_of_set_aside
 from tests.actors.conftest import make_config
 from tests.conftest import make_pairs
 from vcrd_ray.errors import JudgeError, ScheduleError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.schedule import Action, plan
-from vcrd_ray.signals import Pending
+from vcrd_ray.signals import Pending, Ready
 from vcrd_ray.types import JudgeRequest, JudgeScores, PairBatch, RolloutPair, TeacherRequest
 
 
@@ -285,13 +286,15 @@ def test_an_answer_that_is_lost_is_asked_for_again_and_nobody_is_blamed() -> Non
     assert (traffic.retries, traffic.replica_deaths, first.crashes) == (1, 0, 0)
 
 
-def test_too_many_requests_that_kill_end_the_run() -> None:
+def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> None:
+    batch = PairBatch(update=0, micro=0, pairs=(pairs[0],))
     pool = Simulation(1, poison=frozenset({"a", "b"}))
     client = pool.client()
     pending = [
-        _RemoteScores(client, request, num_rows=3, timeout_s=1000, max_set_aside=1) for request in ask(client, "a", "b")
+        _RemoteScores(client, request, batch=Ready(batch), side="teacher", timeout_s=1000, max_set_aside=1)
+        for request in ask(client, "a", "b")
     ]
-    assert pending[0].result().set_aside
+    assert pending[0].result().set_aside and len(pending[0].result().trunk_logit) == batch.rows.num_teacher_rows
     with pytest.raises(JudgeError, match=r"died of 2 requests, more than judge.max_set_aside 1, the last b"):
         pending[1].result()
 

@@ -13,6 +13,7 @@ import torch
 
 from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.backends import TorchBackend
+from vcrd_ray.batches import Batches
 from vcrd_ray.config import DistillSection, StudentSection, TeacherSection, ValueHeadJudgeSection
 from vcrd_ray.data.order import DataOrder
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
@@ -63,6 +64,7 @@ class Run:
         )
         self.backend = TorchBackend(student, self.section.optim, num_updates=NUM_UPDATES)
         self.reports: list[UpdateReport] = []
+        self.batches = Batches(pairs, self.section, seed=0, rank=0, world_size=1)
         self.distiller = Distiller(
             backend=self.backend,
             teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
@@ -72,9 +74,8 @@ class Run:
                 request=teacher_request(self.section, self.teacher, seed=0),
                 only_at=judged_at(self.section.objective.weighting, student.tokenizer),
             ),
-            pairs=pairs,
+            batches=self.batches,
             section=self.section,
-            seed=0,
             vocab_size=len(student.tokenizer),
             judge_bounds=JudgeBounds(max_invalid_share=0.01, self_check_tolerance=1e-3),
         )

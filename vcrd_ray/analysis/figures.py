@@ -201,6 +201,16 @@ def judge_health(run: TrainingData) -> go.Figure:
     return _styled(figure, height=280, x="update", y="% of positions")
 
 
+def staleness(counts: Mapping[int, int]) -> go.Figure:
+    """How many updates lie between the writer of a response and the update that learns from it."""
+    total = sum(counts.values())
+    figure = go.Figure(
+        go.Bar(x=list(counts), y=[100 * count / total for count in counts.values()], marker_color=PALETTE[0])
+    )
+    figure.update_xaxes(dtick=1 if len(counts) < 20 else None)
+    return _styled(figure, height=280, x="staleness, updates", y="% of new responses")
+
+
 def reliability(classes: Mapping[PositionClass, ClassFigures]) -> go.Figure:
     """Share of right answers over mean score, in tenths of the score, a line a class of positions."""
     figure = go.Figure()

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from vcrd_ray.analysis import figures
 from vcrd_ray.analysis.calibration import CalibrationReport, extrapolation, verdict
+from vcrd_ray.analysis.refreshed import student_ids_of
 from vcrd_ray.analysis.run_data import RunData, TrainingData, display_name, read_run
 from vcrd_ray.analysis.verdicts import verdicts
 from vcrd_ray.data.manifest import pair_id
@@ -80,6 +81,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "self_check": judged.facts.get("self_check_difference") if judged else None,
         "invalid": sum(row["judge/invalid_rows"] for row in judged.metrics) if judged else None,
         "set_aside": sum(row["judge/set_aside_rows"] for row in judged.metrics) if judged else None,
+        "refreshed": [_refreshed(run) for run in data.distillations if run.refresh is not None],
         "trust": _trust(data.calibration) if data.calibration else None,
         "processbench": data.processbench,
         "runs": [run for run in [data.sft, *data.distillations] if run is not None],
@@ -130,8 +132,24 @@ def _wait(run: TrainingData) -> dict[str, Any]:
         "name": run.name,
         "teacher": 100 * sum(row["wait/teacher_s"] for row in run.metrics) / seconds,
         "judge": 100 * sum(row["wait/judge_s"] for row in run.metrics) / seconds,
+        "rollouts": 100 * sum(row.get("wait/rollouts_s", 0.0) for row in run.metrics) / seconds,
         "tokens_per_s": sum(row["tokens"] for row in run.metrics) / seconds,
         "seconds": seconds,
+    }
+
+
+def _refreshed(run: TrainingData) -> dict[str, Any]:
+    assert run.refresh is not None
+    seconds = sum(row.get("time/rollouts_s", 0.0) for row in run.metrics)
+    tokens = sum(row.get("rollouts/tokens", 0.0) for row in run.metrics)
+    return {
+        "name": run.name,
+        "written": sum(run.refresh.staleness.values()),
+        "published": run.refresh.published,
+        "canary": max(row.get("rollouts/canary_difference", 0.0) for row in run.metrics),
+        "tokens_per_s": tokens / seconds if seconds else 0.0,
+        "sync_s": sum(row.get("time/sync_s", 0.0) for row in run.metrics),
+        "staleness": _figure(figures.staleness(run.refresh.staleness)),
     }
 
 
@@ -151,7 +169,7 @@ def _decision_tables(data: RunData, run: TrainingData) -> list[dict[str, Any]]:
     unique = {(d.pair, d.side, d.position): d for d in run.decisions}
     ordered = sorted(unique.values(), key=lambda d: d.weight)
     low, high = ordered[:_SHOWN_DECISIONS], ordered[::-1][:_SHOWN_DECISIONS]
-    texts = _Texts(data.rollouts, run.model, {d.pair for d in [*low, *high]})
+    texts = _Texts(data.rollouts, run, [*low, *high])
     return [
         {"title": "Most amplified", "rows": [texts.show(d) for d in high]},
         {"title": "Most attenuated", "rows": [texts.show(d) for d in low]},
@@ -161,10 +179,13 @@ def _decision_tables(data: RunData, run: TrainingData) -> list[dict[str, Any]]:
 class _Texts:
     """Rollouts and tokenizer of a run, to show decisions as text."""
 
-    def __init__(self, rollouts: Path, model: Path, pairs: set[str]) -> None:
+    def __init__(self, rollouts: Path, run: TrainingData, decisions: Sequence[Decision]) -> None:
         from vcrd_ray.models import load_tokenizer
 
-        self._tokenizer = load_tokenizer(model)
+        assert run.model is not None
+        self._tokenizer = load_tokenizer(run.model)
+        self._renewed = {} if run.refresh is None else student_ids_of(run.refresh, decisions)
+        pairs = {decision.pair for decision in decisions}
         columns = ["prompt_id", "sample", "question", "teacher_ids", "student_ids"]
         self._rows: dict[str, dict[str, Any]] = {}
         for part in sorted((rollouts / "parts").glob("block-*.parquet")):
@@ -173,7 +194,9 @@ class _Texts:
 
     def show(self, decision: Decision) -> ShownDecision:
         row = self._rows[decision.pair]
-        ids: Sequence[int] = row[f"{decision.side}_ids"][: decision.position]
+        offline = row[f"{decision.side}_ids"]
+        whole = self._renewed.get((decision.pair, decision.student_version), offline)
+        ids: Sequence[int] = whole[: decision.position]
         cut = "… " if len(ids) > _PREFIX_TOKENS else ""
         return ShownDecision(
             question=row["question"],

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from vcrd_ray.analysis.calibration import CalibrationReport
+from vcrd_ray.analysis.refreshed import RefreshData, read_refreshed
 from vcrd_ray.data.manifest import split_pair_id
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.data.processbench import BenchFigures
@@ -41,6 +42,7 @@ class TrainingData:
     config: str
     versions: dict[str, Any]
     model: Path | None
+    refresh: RefreshData | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,4 +177,5 @@ def _training(folder: Path, name: str) -> TrainingData:
         config=yaml.safe_dump(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else "",
         versions=read_object(versions) if versions.is_file() else {},
         model=folder / "model" if (folder / "model" / "config.json").is_file() else None,
+        refresh=read_refreshed(folder),
     )

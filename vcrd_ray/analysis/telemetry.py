@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from vcrd_ray.refresh.orders import Written
 from vcrd_ray.types import Decision, PairBatch, Side, Validity
 from vcrd_ray.weighting import Weights
 
@@ -44,6 +45,15 @@ _TIMES = (
     "set_aside",
     "retries",
     "replica_deaths",
+    "wait_rollouts_s",
+    "responses",
+    "renewed",
+    "staleness",
+    "rollout_s",
+    "rollout_tokens",
+    "sync_s",
+    "canary_difference",
+    "writers",
 )
 
 
@@ -82,6 +92,11 @@ class Telemetry:
         coefficient: npt.NDArray[np.float32],
     ) -> None:
         """Add one micro-batch. Arrays are [N] in row order."""
+        for pair in batch.pairs:
+            if len(pair.student_ids):
+                self.times["responses"] += 1
+                self.times["renewed"] += pair.student_version > 0
+                self.times["staleness"] += batch.update - pair.student_version
         cut = batch.rows.num_teacher_rows
         parts: tuple[tuple[Side, slice], ...] = (("teacher", slice(0, cut)), ("student", slice(cut, None)))
         for side, rows in parts:
@@ -107,6 +122,14 @@ class Telemetry:
             shown = judged if judged.any() else np.ones_like(judged)
             logs = np.clip(np.log(np.maximum(weight[shown], 1e-30)), _LOG_WEIGHT_EDGES[0], _LOG_WEIGHT_EDGES[-1])
             self._histogram[side] += np.histogram(logs, _LOG_WEIGHT_EDGES)[0]
+
+    def add_written(self, written: Written) -> None:
+        """Add what a rank's new responses cost."""
+        self.times["rollout_s"] += written.seconds
+        self.times["rollout_tokens"] += sum(len(rollout.ids) for rollout in written.rollouts)
+        self.times["sync_s"] += written.sync_s
+        self.times["canary_difference"] += written.canary_difference
+        self.times["writers"] += 1
 
     def to_vector(self) -> npt.NDArray[np.float64]:
         """All sums in a fixed order, to be added over ranks."""
@@ -156,6 +179,18 @@ class Telemetry:
             "wait/teacher_s": times["wait_teacher_s"] / world_size,
             "wait/judge_s": times["wait_judge_s"] / world_size,
         }
+        if times["responses"]:
+            # Updates between the student that wrote a response and the one that learns from it.
+            figures["rollouts/staleness"] = times["staleness"] / times["responses"]
+        if times["writers"]:
+            figures |= {
+                "rollouts/renewed": times["renewed"] / times["responses"],
+                "rollouts/tokens": times["rollout_tokens"],
+                "rollouts/canary_difference": times["canary_difference"] / times["writers"],
+                "time/rollouts_s": times["rollout_s"],
+                "time/sync_s": times["sync_s"],
+                "wait/rollouts_s": times["wait_rollouts_s"] / world_size,
+            }
         for quantile in (5, 25, 50, 75, 95):
             figures[f"weights/p{quantile:02d}"] = _quantile(histogram, quantile / 100)
         return {name: float(value) for name, value in figures.items()}
@@ -209,6 +244,7 @@ def _decisions(
             weight=float(weights.weight[row]),
             divergence=float(divergence[row]),
             sampled=sampled,
+            student_version=0 if layout.is_teacher[row] else batch.pairs[layout.pair[row]].student_version,
         )
         for row in rows
     ]

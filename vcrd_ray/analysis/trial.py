@@ -11,15 +11,21 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from vcrd_ray.backends import TorchBackend
+from vcrd_ray.batches import Batches
 from vcrd_ray.config import Config
 from vcrd_ray.data.manifest import with_samples
 from vcrd_ray.data.problems import make_examples, read_problems, read_prompts, tokenize_prompts
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.engines.hf import HFEngine
+from vcrd_ray.engines.loading import load_versioned_engine
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.judging import judged_at
 from vcrd_ray.methods import with_method
 from vcrd_ray.models import load_head, load_tokenizer, resolve_model
+from vcrd_ray.refresh.kept import KeptResponses
+from vcrd_ray.refresh.publish import Publisher
+from vcrd_ray.refresh.refresher import Refresher
+from vcrd_ray.refresh.writer import LocalResponses, ResponseWriter, WriterSettings
 from vcrd_ray.runs import write_json
 from vcrd_ray.sft import FineTuner
 from vcrd_ray.signals import LocalSignals
@@ -91,6 +97,7 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
     student = Student(config.student, lora=section.lora, train_head=section.train_head, device=cpu, seed=seed)
     backend = TorchBackend(student, section.optim, num_updates=section.num_updates or 1)
     judge = load_judge(config.judge, policy=config.student.path) if section.objective.needs_judge else None
+    batches = Batches(pairs, section, seed=seed, rank=0, world_size=1)
     reports: list[UpdateReport] = []
     distiller = Distiller(
         backend=backend,
@@ -101,9 +108,9 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
             request=teacher_request(section, config.teacher, seed=seed),
             only_at=judged_at(section.objective.weighting, student.tokenizer),
         ),
-        pairs=pairs,
+        batches=batches,
+        refresher=_refresher(config, batches, backend, folder),
         section=section,
-        seed=seed,
         vocab_size=len(student.tokenizer),
         judge_bounds=JudgeBounds(max_invalid_share=config.judge.max_invalid_share, self_check_tolerance=None),
     )
@@ -120,6 +127,20 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
     for name in ("weights/strength", "weights/mean_judged", "weights/share_above_one_judged", "proposals/agreement"):
         figures[name] = sum(m[name] for m in judged) / len(judged) if judged else None
     return figures
+
+
+def _refresher(config: Config, batches: Batches, backend: TorchBackend, folder: Path) -> Refresher | None:
+    section = config.rollouts.refresh
+    if not section.on:
+        return None
+    engine = load_versioned_engine(section, config.student, lora=config.distill.lora)
+    return Refresher(
+        section,
+        batches,
+        source=LocalResponses(ResponseWriter(engine, WriterSettings.of(config))),
+        publisher=Publisher(backend=backend, run_dir=folder, pairs=batches.pairs, merged=section.sync == "merged"),
+        kept=KeptResponses(folder, decode=backend.student.tokenizer.decode),
+    )
 
 
 def _accuracy(config: Config, model: Path) -> float:

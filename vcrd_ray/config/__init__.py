@@ -23,6 +23,7 @@ from vcrd_ray.config.data import (
     TinyPrompts,
 )
 from vcrd_ray.config.models import (
+    ActorPool,
     ImplicitJudgeSection,
     Judge,
     JudgeCacheSection,
@@ -62,6 +63,7 @@ from vcrd_ray.config.objective import (
     UniformWeighting,
     Weighting,
 )
+from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.config.select import SelectSection
 from vcrd_ray.config.stages import (
     DistillSection,
@@ -74,6 +76,7 @@ from vcrd_ray.config.stages import (
 from vcrd_ray.tiny.world import WorldConfig
 
 __all__ = [
+    "ActorPool",
     "AdaptiveKL",
     "AdaptiveMixing",
     "AlphaBeta",
@@ -109,6 +112,7 @@ __all__ = [
     "Prompts",
     "QwenPrmJudgeSection",
     "RatioWeighting",
+    "RefreshSection",
     "ReverseKL",
     "RolloutsSection",
     "RunSection",
@@ -152,7 +156,7 @@ class ClusterSection(Section):
     )
     pools: Literal["shared", "separate"] = Field(
         default="shared",
-        description="separate: each role runs only on nodes that offer the custom resource student, teacher or judge",
+        description="separate: each role runs only on nodes that offer the custom resource student, teacher, judge or rollout",
     )
     dashboard: bool = Field(default=False, description="Start the dashboard with a local cluster")
     object_store_gib: float = Field(default=0.5, gt=0.07, description="Object store of a local cluster, GiB")
@@ -215,6 +219,11 @@ class Config(Section):
         if self.teacher.transport != "hidden" and any(getattr(term, "adaptive", False) for term in terms):
             raise ValueError("an adaptive skew needs the teacher's hidden states: set teacher.transport to hidden")
         objective = self.distill.objective
+        if self.rollouts.refresh.on and objective.lambda_student == 0 and objective.mixing is None:
+            raise ValueError(
+                "rollouts.refresh writes student responses that nothing learns from, because"
+                " distill.objective.lambda_student is 0: set rollouts.refresh.every to 0, or lambda_student above 0"
+            )
         # A step's score is known of the trajectory's own steps, not of a token proposed instead.
         of_own_tokens = objective.weighting.type == "student_score" and objective.lambda_teacher == 0
         if objective.needs_judge and isinstance(self.judge, StepTagsJudgeSection) and not of_own_tokens:

@@ -62,34 +62,38 @@ class VllmSection(Section):
     kv_cache_gib: int = Field(default=1, ge=1, description="Key-value cache on a CPU, GiB")
 
 
-class TeacherSection(ActorPool):
-    """The model that is imitated, and the pool of actors that hosts it."""
+class EnginePool(ActorPool):
+    """Actors that hold one engine each."""
+
+    engine: Literal["hf", "vllm"] = Field(default="hf", description="What runs the model: transformers, or vLLM")
+    vllm: VllmSection = VllmSection()
+    max_batch_tokens: int = Field(
+        default=131072,
+        ge=1,
+        description="Tokens, padding and longest responses included, that transformers generates at once; vLLM has its own",
+    )
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        gpus = self.vllm.tensor_parallel
+        if self.engine == "vllm" and gpus > 1 and self.gpus_per_replica != gpus:
+            raise ValueError(
+                f"vllm.tensor_parallel {gpus} needs gpus_per_replica {gpus}, not {self.gpus_per_replica:g}"
+            )
+        return self
+
+
+class TeacherSection(EnginePool):
+    """The model that is imitated, and the pool of actors that hosts it, makes rollouts and evaluates."""
 
     path: str = Field(default="tiny:teacher", description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Parameter and activation type")
-    engine: Literal["hf", "vllm"] = Field(
-        default="hf", description="What runs the teacher, makes rollouts and evaluates: transformers, or vLLM"
-    )
-    vllm: VllmSection = VllmSection()
     transport: Literal["hidden", "top_k", "logits"] = Field(
         default="hidden",
         description="What of the teacher's distribution travels: final hidden states (exact), its top_k tokens and the mass"
         " of all others together (biased), or all logits (exact and large, for debugging)",
     )
     top_k: int = Field(default=512, ge=1, description="Tokens of a position with transport top_k")
-
-    @model_validator(mode="after")
-    def _engine_fits(self) -> Self:
-        if (
-            self.engine == "vllm"
-            and self.vllm.tensor_parallel > 1
-            and self.gpus_per_replica != self.vllm.tensor_parallel
-        ):
-            raise ValueError(
-                f"teacher.vllm.tensor_parallel {self.vllm.tensor_parallel} needs gpus_per_replica"
-                f" {self.vllm.tensor_parallel}, not {self.gpus_per_replica:g}"
-            )
-        return self
 
 
 class JudgeCacheSection(Section):

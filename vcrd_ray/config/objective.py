@@ -202,13 +202,23 @@ DivergenceSection = Annotated[
 
 
 class AdaptiveMixing(Section):
-    """DistiLLM's adaptive off-policy data: the teacher's response, or with a growing probability the student's own."""
+    """One response a pair: the teacher's, or the student's own with a probability.
 
-    validation_pairs: int = Field(default=64, ge=1, description="Pairs kept out of training to watch the loss on")
-    start: float = Field(default=0.0, ge=0, le=1, description="First threshold")
-    step: float = Field(default=0.1, gt=0, le=1, description="Added whenever the validation loss has risen")
+    DistiLLM's adaptive off-policy data lets the probability grow; with step 0 it stays, which is GKD's lambda.
+    """
+
+    validation_pairs: int = Field(
+        default=64, ge=1, description="Pairs kept out of training to watch the loss on; none with step 0"
+    )
+    start: float = Field(default=0.0, ge=0, le=1, description="First probability of the student's response")
+    step: float = Field(default=0.1, ge=0, le=1, description="Added whenever the validation loss has risen")
     tolerance: float = Field(default=0.1, ge=0, description="Rise of the validation loss that counts")
     every: int | None = Field(default=None, ge=1, description="Updates between validations; none: an epoch")
+
+    @property
+    def held_out(self) -> int:
+        """Pairs that are not trained on: none where no loss is watched."""
+        return self.validation_pairs if self.step else 0
 
 
 class ObjectiveSection(Section):

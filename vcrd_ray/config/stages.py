@@ -11,6 +11,7 @@ from vcrd_ray.config.base import Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.models import LoraSection
 from vcrd_ray.config.objective import ObjectiveSection
+from vcrd_ray.config.refresh import RefreshSection
 
 
 class OptimSection(Section):
@@ -64,7 +65,7 @@ class SftSection(TrainingSection):
 
 
 class RolloutsSection(Section):
-    """The offline data stage: responses of each model for each prompt."""
+    """Responses of each model for each prompt: made once, and the student's anew while it trains if asked for."""
 
     prompts: Prompts = TinyPrompts(seed=2, count=2000)
     sampling: SamplingSection = SamplingSection()
@@ -74,6 +75,7 @@ class RolloutsSection(Section):
         default=256, ge=1, description="Prompts generated and written together; the unit of restart"
     )
     batch_size: int = Field(default=256, ge=1, description="Responses made in one generate call")
+    refresh: RefreshSection = RefreshSection()
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -37,9 +38,20 @@ class DataOrder:
         start = (micro * self._ranks + rank) * self._micro_batch_size
         return self.update(update)[start : start + self._micro_batch_size]
 
+    def uses_before(self, update: int, example: int) -> Iterator[tuple[int, int]]:
+        """(update, rank) of each earlier use of an example, the last first."""
+        for epoch in reversed(range(update * self._batch_size // self._num_examples + 1)):
+            at = epoch * self._num_examples + int(np.flatnonzero(self._epoch(epoch) == example)[0])
+            earlier, offset = divmod(at, self._batch_size)
+            if earlier < update:
+                yield earlier, offset // self._micro_batch_size % self._ranks
+
     def _at(self, index: int) -> int:
         epoch, offset = divmod(index, self._num_examples)
+        return int(self._epoch(epoch)[offset])
+
+    def _epoch(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
-            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
+            self._epochs = {e: p for e, p in self._epochs.items() if abs(e - epoch) <= 1}
             self._epochs[epoch] = np.random.default_rng([self._seed, epoch]).permutation(self._num_examples)
-        return int(self._epochs[epoch][offset])
+        return self._epochs[epoch]

@@ -211,14 +211,15 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
 
 
-def check_manifest(directory: Path, *, teacher: str, tokenizer: str) -> Manifest:
-    """The manifest of rollouts that this teacher and this tokenizer made.
+def check_manifest(directory: Path, *, teacher: str, tokenizer: str, student: str | None = None) -> Manifest:
+    """The manifest of rollouts that this teacher and this tokenizer made, and this student if one is given.
 
     Raises:
         DataError: there is none, or something else made them.
     """
     manifest = read_manifest(directory)
-    for name, found, wanted in (("teacher", manifest.teacher, teacher), ("tokenizer", manifest.tokenizer, tokenizer)):
+    made = (("teacher", manifest.teacher, teacher), ("tokenizer", manifest.tokenizer, tokenizer))
+    for name, found, wanted in (*made, ("student", manifest.student, student or manifest.student)):
         if found != wanted:
             raise DataError(
                 f"{directory}: made with {name} {found}, this run has {name} {wanted};"
@@ -297,7 +298,13 @@ def _pair(row: dict[str, Any], *, vocab_size: int, max_length: int) -> RolloutPa
             raise DataError(f"{name} is empty; every pair needs a prompt and two responses")
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise DataError(f"{name} has token ids outside [0, {vocab_size})")
-    pair = RolloutPair(id=pair_id(row["prompt_id"], row["sample"]), question=str(row["question"]), **arrays)
+    pair = RolloutPair(
+        id=pair_id(row["prompt_id"], row["sample"]),
+        question=str(row["question"]),
+        prompt_ids=arrays["prompt_ids"],
+        teacher_ids=arrays["teacher_ids"],
+        student_ids=arrays["student_ids"],
+    )
     longest = len(pair.prompt_ids) + max(len(pair.teacher_ids), len(pair.student_ids))
     if longest > max_length:
         raise DataError(f"prompt and response of {longest} tokens are longer than max_length {max_length}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 from vcrd_ray.config import SamplingSection
-from vcrd_ray.types import PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
+from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 Use = Literal["generate", "annotate"]
 """What a process holds an engine for."""
@@ -24,4 +25,23 @@ class Engine(Protocol):
 
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
         """The distribution at every response position, as asked, and a proposal at every student position."""
+        ...
+
+
+class VersionedEngine(Protocol):
+    """Generates with the weights of a model that is trained elsewhere."""
+
+    fingerprint: str
+    """Identifies the weights that it was started with."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
+        """See `Engine.generate`."""
+        ...
+
+    def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
+        """Take on the LoRA matrices, or the whole model, that lie in a directory; nothing of earlier ones is left."""
+        ...
+
+    def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
+        """Log-probability of each response token over all rows of the model's head, untempered. [T]"""
         ...

@@ -42,8 +42,9 @@ def teacher_signals(
 
 
 def pair_keys(batch: PairBatch) -> np.ndarray:
-    """Random-number key of each row's rollout. uint64 [N]"""
-    keys = np.array([stable_hash(p.id) for p in batch.pairs], dtype=np.uint64)
+    """Random-number key of each row's rollout, a new one for each version of the student. uint64 [N]"""
+    names = [f"{p.id}@{p.student_version}" if p.student_version else p.id for p in batch.pairs]
+    keys = np.array([stable_hash(name) for name in names], dtype=np.uint64)
     return keys[batch.rows.pair]
 
 

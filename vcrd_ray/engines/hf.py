@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,31 +15,43 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 
 from vcrd_ray.config import SamplingSection
 from vcrd_ray.engines.annotation import teacher_signals
-from vcrd_ray.engines.lengths import check_lengths
+from vcrd_ray.engines.lengths import by_token_budget, check_lengths
+from vcrd_ray.errors import ModelError
 from vcrd_ray.models import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
 from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.sequences import pad_left, response_batch
-from vcrd_ray.types import IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
+from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 
 class HFEngine:
     """One causal language model in one process."""
 
-    def __init__(self, path: str, *, dtype: str, device: torch.device) -> None:
+    def __init__(self, path: str, *, dtype: str, device: torch.device, max_batch_tokens: int | None = None) -> None:
+        """
+        Args:
+            max_batch_tokens: tokens that are generated at once, padding and longest responses included; None: a whole call.
+        """
         directory = resolve_model(path)
         self.fingerprint = model_fingerprint(directory)
         self._tokenizer = load_tokenizer(directory)
         self._model: PreTrainedModel = load_causal_lm(directory, dtype=dtype, device=device)
+        self._dtype = dtype
+        self._max_batch_tokens = max_batch_tokens
         self._device = device
         self._vocab_size = len(self._tokenizer)
         self._max_length = int(self._model.config.max_position_embeddings)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
-        """See `Engine.generate`. The batch is the call: callers choose its size."""
-        if not prompts:
-            return []
+        """See `Engine.generate`. Prompts of like lengths share a batch."""
         check_lengths(prompts, sampling, max_length=self._max_length, setting="its positions")
+        found: dict[int, Rollout] = {}
+        for batch in by_token_budget([len(p.ids) + sampling.max_new_tokens for p in prompts], self._max_batch_tokens):
+            made = self._generate([prompts[i] for i in batch], sampling, seed=seed)
+            found.update(zip(batch, made, strict=True))
+        return [found[i] for i in range(len(prompts))]
+
+    def _generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
         padding = pad_id(self._tokenizer)
         ids, mask = pad_left([p.ids for p in prompts], padding)
         sampler = _SeededSampler([p.id for p in prompts], sampling, seed=seed, vocab_size=self._vocab_size)
@@ -68,6 +82,35 @@ class HFEngine:
         hidden = states[inputs.row_sequence, inputs.row_index]
         head = self._model.get_output_embeddings().weight[: self._vocab_size]
         return replace(teacher_signals(batch, hidden, head, request), seconds=time.perf_counter() - start)
+
+    def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
+        """See `VersionedEngine`."""
+        # Making modules draws random numbers, which a trainer in this process would miss.
+        with torch.random.fork_rng(devices=[]):
+            if kind == "weights":
+                self._model = load_causal_lm(directory, dtype=self._dtype, device=self._device)
+            else:
+                self._load_adapter(str(directory))
+
+    def _load_adapter(self, directory: str) -> None:
+        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+        if not isinstance(self._model, PeftModel):
+            self._model = PeftModel.from_pretrained(self._model, directory, autocast_adapter_dtype=False).eval()
+            return
+        found = set_peft_model_state_dict(self._model, load_peft_weights(directory, device=str(self._device)))
+        if found.unexpected_keys:
+            raise ModelError(
+                f"{directory}: the adapter has no place for {found.unexpected_keys[0]}; is it of another run?"
+            )
+
+    @torch.inference_mode()
+    def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
+        """See `VersionedEngine`."""
+        ids = torch.from_numpy(np.concatenate([prompt, response])).long().to(self._device)[None]
+        logits = self._model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        found = torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+        return found.cpu().numpy()
 
 
 class _SeededSampler(LogitsProcessor):  # type: ignore[misc]

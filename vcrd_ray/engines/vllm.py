@@ -12,7 +12,8 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.fused import head_logits
 from vcrd_ray.models import load_head, load_tokenizer, model_fingerprint, resolve_model
 from vcrd_ray.sampling import stable_hash
-from vcrd_ray.types import IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
+from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 _SELF_TEST_KL = {"float32": 1e-6, "bfloat16": 1e-2}
 """Largest divergence, in nats a token, between two answers about one text that is still rounding."""
@@ -35,8 +36,20 @@ _SELF_TEST_KL = {"float32": 1e-6, "bfloat16": 1e-2}
 class VLLMEngine:
     """One model in one vLLM engine of this process."""
 
-    def __init__(self, path: str, *, dtype: str, use: Use, section: VllmSection, device: torch.device) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str,
+        use: Use,
+        section: VllmSection,
+        device: torch.device,
+        lora_rank: int | None = None,
+    ) -> None:
         """Start the engine.
+
+        Args:
+            lora_rank: rank of the adapters that `load_version` will be given; None: none will come.
 
         Raises:
             ModelError: vLLM is not installed, or the engine's states are not those of one model.
@@ -48,7 +61,10 @@ class VLLMEngine:
         self._vocab_size = len(self._tokenizer)
         self._eos = int(self._tokenizer.eos_token_id)
         self._device = device
-        self._llm = _start(str(directory), dtype=dtype, use=use, section=section, on_cpu=device.type == "cpu")
+        self._adapter: Any = None
+        self._llm = _start(
+            str(directory), dtype=dtype, use=use, section=section, on_cpu=device.type == "cpu", lora_rank=lora_rank
+        )
         self._max_length = int(self._llm.llm_engine.model_config.max_model_len)
         if use == "annotate":
             self._head = load_head(directory, dtype=dtype).to(device)[: self._vocab_size]
@@ -79,7 +95,7 @@ class VLLMEngine:
             for prompt in prompts
         ]
         inputs = [{"prompt_token_ids": prompt.ids.tolist()} for prompt in prompts]
-        outputs = self._llm.generate(inputs, params, use_tqdm=False)
+        outputs = self._llm.generate(inputs, params, use_tqdm=False, lora_request=self._adapter)
         return [self._rollout(prompt.id, output.outputs[0]) for prompt, output in zip(prompts, outputs, strict=True)]
 
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
@@ -96,6 +112,35 @@ class VLLMEngine:
         rows = [h[len(prompt) - 1 : -1] for (prompt, _), h in zip(asked, states, strict=True)]
         signals = teacher_signals(batch, torch.cat(rows).to(self._device), self._head, request)
         return replace(signals, seconds=time.perf_counter() - start)
+
+    def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
+        """See `VersionedEngine`."""
+        self._check_use("generate")
+        if kind == "adapter":
+            from vllm.lora.request import LoRARequest
+
+            # One name for all versions: no adapter of an earlier one stays in memory.
+            named = {"lora_name": "student", "lora_int_id": 1, "lora_path": str(directory)}
+            self._llm.llm_engine.add_lora(LoRARequest(**named, load_inplace=True))
+            self._adapter = LoRARequest(**named)
+        else:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(directory)})
+        # What is kept of earlier texts was computed with other weights.
+        if not self._llm.reset_prefix_cache():
+            raise ModelError(
+                "vLLM did not give up its prefix cache, which holds states of earlier weights; report this"
+            )
+
+    def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
+        """See `VersionedEngine`. For short texts: vLLM gives a Python object for each token."""
+        self._check_use("generate")
+        from vllm import SamplingParams
+
+        text = np.concatenate([prompt, response]).tolist()
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        (output,) = self._llm.generate([{"prompt_token_ids": text}], params, use_tqdm=False, lora_request=self._adapter)
+        asked = range(len(prompt), len(text))
+        return np.asarray([output.prompt_logprobs[i][text[i]].logprob for i in asked], dtype=np.float32)
 
     def _rollout(self, prompt_id: str, output: Any) -> Rollout:
         ids = np.asarray(output.token_ids, dtype=np.int32)
@@ -146,7 +191,7 @@ class VLLMEngine:
             raise ModelError(f"this vLLM engine was started to {self._use}; start another process to {use}")
 
 
-def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: bool) -> Any:
+def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: bool, lora_rank: int | None) -> Any:
     # In this process, so that its death is seen; on a CPU its default would bind all threads to one core.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -155,10 +200,11 @@ def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: boo
     try:
         from vllm import LLM
         from vllm.config import PoolerConfig
+        from vllm.config.lora import MaxLoRARanks
     except ImportError as error:
         raise ModelError(
-            f"teacher.engine vllm needs vLLM, which cannot be imported ({error}): install the extra gpu or cpu, or set"
-            " teacher.engine hf"
+            f"engine vllm needs vLLM, which cannot be imported ({error}): install the extra gpu or cpu, or set"
+            " engine hf"
         ) from error
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -171,6 +217,13 @@ def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: boo
     if on_cpu:
         # With a seed for each request vLLM 0.32 fails on a CPU where a pass ends inside a prompt.
         options["enable_chunked_prefill"] = False
+    if lora_rank is not None:
+        ranks = get_args(MaxLoRARanks)
+        if lora_rank > max(ranks):
+            raise ModelError(
+                f"vLLM serves adapters of rank {max(ranks)} at most, not {lora_rank}: set rollouts.refresh.sync to merged"
+            )
+        options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in ranks if r >= lora_rank)}
     if use == "generate":
         # Token ids in, token ids out: it needs no tokenizer.
         return LLM(path, skip_tokenizer_init=True, **options)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import binomtest
 
 
 class Accuracy(BaseModel):
@@ -48,4 +51,67 @@ def accuracy(*, correct: int, total: int, confidence: float) -> Accuracy:
         low=(centre - spread) / scale if correct > 0 else 0.0,
         high=(centre + spread) / scale if correct < total else 1.0,
         confidence=confidence,
+    )
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, confidence: float, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentiles of the mean over samples drawn with replacement.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values to take a mean of")
+    array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    means = np.array([array[rng.integers(0, len(array), len(array))].mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+class PairedDifference(BaseModel):
+    """Two models on the same questions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_questions: int
+    difference: float
+    """Mean share of right answers of the second less that of the first."""
+    low: float
+    high: float
+    """Bootstrap over questions."""
+    better: int
+    """Questions on which the second does better."""
+    worse: int
+    p_value: float
+    """Exact sign test over questions that differ (McNemar's with one answer each)."""
+    detectable: float
+    """Smallest true difference that a test at the 5% level on so many questions, as often different as these, finds in four
+    cases of five."""
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float], *, confidence: float) -> PairedDifference:
+    """Compare shares of right answers on the same questions in the same order.
+
+    Raises:
+        ValueError: nothing to compare, or different numbers of questions.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} questions cannot be paired")
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    low, high = bootstrap_interval(differences, confidence=confidence)
+    num = len(differences)
+    # At least one question must be seen to differ: with none the spread is not known to be nothing.
+    spread = sqrt(max(sum(d * d for d in differences), 1.0) / num)
+    return PairedDifference(
+        num_questions=num,
+        difference=sum(differences) / num,
+        low=low,
+        high=high,
+        better=better,
+        worse=worse,
+        p_value=float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
+        detectable=(NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * spread / sqrt(num),
     )

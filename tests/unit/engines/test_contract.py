@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ VLLM = TeacherSection(engine="vllm", vllm=VllmSection(enforce_eager=True))
 def hosted() -> Iterator[dict[str, HostedEngine]]:
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: make install VLLM=cpu")
-    engines = {use: HostedEngine(VLLM, TEACHER, use=use) for use in ("generate", "annotate")}
+    engines = {use: HostedEngine(partial(load_engine, VLLM, TEACHER, use=use)) for use in ("generate", "annotate")}
     try:
         for engine in engines.values():
             engine.wait_ready()
@@ -45,12 +46,13 @@ def hosted() -> Iterator[dict[str, HostedEngine]]:
             engine.stop()
 
 
-@pytest.fixture(params=["hf", "vllm"])
+@pytest.fixture(params=["hf", "hf_in_small_batches", "vllm"])
 def generator(request: pytest.FixtureRequest) -> Engine:
     if request.param == "vllm":
         engine: Engine = request.getfixturevalue("hosted")["generate"]
         return engine
-    return load_engine(TeacherSection(), TEACHER, use="generate")
+    section = TeacherSection() if request.param == "hf" else TeacherSection(max_batch_tokens=250)
+    return load_engine(section, TEACHER, use="generate")
 
 
 @pytest.fixture(params=["hf", "vllm"])
@@ -205,7 +207,7 @@ def test_greedy_rollouts_of_both_models_are_the_same_in_both_engines(
 
 
 def test_a_model_that_cannot_be_found_is_named_from_the_engines_process(tmp_path: Path) -> None:
-    engine = HostedEngine(VLLM, str(tmp_path / "nowhere"), use="generate")
+    engine = HostedEngine(partial(load_engine, VLLM, str(tmp_path / "nowhere"), use="generate"))
     with pytest.raises(ModelError, match="no such directory"):
         engine.wait_ready()
     engine.stop()
