@@ -1,8 +1,9 @@
-"""Greedy pass@1 of a checkpoint on held-out problems, with a Wilson interval; samples are kept.
+"""pass@1 of a checkpoint on held-out problems of your own or on benchmarks, with intervals; samples are kept.
 
-    python -m jobs.evaluate --config FILE --evaluate.model PATH [--label NAME] [--dry-run]
+    python -m jobs.evaluate --config FILE --model PATH [--suites math code] [--label NAME] [--dry-run]
 
-Leaves RUN/evaluate-LABEL/result.json and samples. Run again after a kill, it answers only the missing batches.
+Leaves RUN/evaluate-LABEL/result.json and samples; with --suites RUN/evaluate-LABEL/results.json (in the shape of
+lm-evaluation-harness), figures.json, and every answer with its verdicts. Run again after a kill, it does what is missing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
 
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_prompts, print_dry_run
+from jobs.suites import SUITES, Suite, make_benchmarks, run_suites
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy, accuracy
 from vcrd_ray.runs import RunDirectory, write_json
+
+if TYPE_CHECKING:
+    from vcrd_ray.evaluation.results import BenchmarkFigures
 
 SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
@@ -58,13 +68,52 @@ def run(config: Config, *, label: str) -> Accuracy:
         return figures
 
 
+def run_benchmarks(config: Config, suites: Sequence[Suite], *, label: str) -> list[BenchmarkFigures]:
+    """Evaluate `evaluate.model` (default: the student) on benchmark suites in RUN/evaluate-LABEL."""
+    model = config.evaluate.model or config.student.path
+    resolved = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
+    with RunDirectory(config.run.dir, f"evaluate-{label}", resolved, sections=SECTIONS) as directory:
+        return run_suites(resolved, model, suites, directory.path)
+
+
+def show(figures: Sequence[BenchmarkFigures]) -> None:
+    """A table of benchmarks: each metric with its interval."""
+    table = Table(title="pass@1")
+    for heading in ("set", "metric", "pass@1", "interval", "questions", "cut off", "no room"):
+        table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
+    for one in figures:
+        for metric in one.metrics:
+            table.add_row(
+                one.name,
+                metric.metric,
+                f"{100 * metric.value:.1f}%",
+                f"{100 * metric.low:.1f} to {100 * metric.high:.1f}%",
+                str(one.num_questions),
+                str(one.cut_off),
+                str(one.no_room),
+            )
+    Console(width=110).print(table)
+
+
 def main(argv: list[str]) -> int:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--label", default="model", help="name of the result's folder")
-    config, flags = load_config("evaluate", "Greedy pass@1 on held-out problems.", argv, extra=extra)
+    extra.add_argument("--model", help="checkpoint to evaluate: short for --evaluate.model")
+    extra.add_argument("--suites", nargs="+", choices=SUITES, default=[], help="benchmarks (default: evaluate.prompts)")
+    config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=extra)
+    if flags.model:
+        section = config.evaluate.model_copy(update={"model": flags.model})
+        config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
-        check(config, fetch=False)
+        if flags.suites:
+            for one in make_benchmarks(config, flags.suites):
+                print(f"{one.suite} {one.benchmark.name}: {one.benchmark.num_questions} questions")
+        else:
+            check(config, fetch=False)
         print_dry_run(config, SECTIONS, actors=False)
+        return 0
+    if flags.suites:
+        show(run_benchmarks(config, flags.suites, label=flags.label))
         return 0
     figures = run(config, label=flags.label)
     print(f"{flags.label}: pass@1 {figures} on {figures.total} problems")

@@ -22,6 +22,7 @@ from vcrd_ray.config.data import (
     SamplingSection,
     TinyPrompts,
 )
+from vcrd_ray.config.evaluate import CodeSection, CodeSetName, EvaluateSection, MathSection, OwnMathSet
 from vcrd_ray.config.models import (
     ActorPool,
     ImplicitJudgeSection,
@@ -67,7 +68,6 @@ from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.config.select import SelectSection
 from vcrd_ray.config.stages import (
     DistillSection,
-    EvaluateSection,
     OptimSection,
     RolloutsSection,
     SftSection,
@@ -82,6 +82,8 @@ __all__ = [
     "AlphaBeta",
     "Amid",
     "ClusterSection",
+    "CodeSection",
+    "CodeSetName",
     "CompositeWeighting",
     "Config",
     "CrossEntropy",
@@ -100,12 +102,14 @@ __all__ = [
     "JudgeCacheSection",
     "JudgePool",
     "LoraSection",
+    "MathSection",
     "MixPrompts",
     "MixSource",
     "ModelJudge",
     "ObjectiveSection",
     "OptimSection",
     "OracleJudgeSection",
+    "OwnMathSet",
     "PackedJudge",
     "ParquetPrompts",
     "PromptSection",

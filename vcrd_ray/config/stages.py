@@ -106,14 +106,3 @@ class DistillSection(TrainingSection):
     decisions_per_update: int = Field(
         default=64, ge=0, description="Judged decisions kept for the report, sampled each update"
     )
-
-
-class EvaluateSection(Section):
-    """Greedy pass@1 on held-out problems."""
-
-    model: str | None = Field(default=None, description="Checkpoint to evaluate; none: the student's path")
-    prompts: Prompts = TinyPrompts(seed=7, count=1000)
-    sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
-    batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")
-    replicas: int = Field(default=1, ge=1, description="Engine actors")
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the Wilson interval")

@@ -32,6 +32,7 @@ __all__ = [
     "Example",
     "Problem",
     "Reject",
+    "chat_text",
     "check_problems",
     "count_rejects",
     "make_examples",
@@ -146,9 +147,19 @@ def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt
     Raises:
         DataError: the tokenizer has no chat template, or one that does not take the system message.
     """
-    text = prompt.prefix + question + prompt.suffix
     if prompt.template == "raw":
-        return np.asarray(tokenizer(text)["input_ids"], dtype=np.int32)
+        return np.asarray(tokenizer(prompt.prefix + question + prompt.suffix)["input_ids"], dtype=np.int32)
+    text = chat_text(question, tokenizer, prompt)
+    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+
+
+def chat_text(question: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptSection = PromptSection()) -> str:
+    """The question through the tokenizer's chat template, the answer's turn opened.
+
+    Raises:
+        DataError: the tokenizer has no chat template, or one that does not take the system message.
+    """
+    text = prompt.prefix + question + prompt.suffix
     if tokenizer.chat_template is None:
         raise DataError(
             "the policy's tokenizer has no chat template; set prompt.template to raw, use a tokenizer that has one, or add"
@@ -157,12 +168,12 @@ def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt
     system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     messages = [*system, {"role": "user", "content": text}]
     try:
-        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        rendered: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except TemplateError as error:
         raise DataError(f"the tokenizer's chat template refuses the prompt: {error}; change section prompt") from None
     if prompt.system is not None and prompt.system.strip() not in rendered:
         raise DataError("the tokenizer's chat template leaves prompt.system out; put the text in prompt.prefix")
-    return np.asarray(tokenizer(rendered, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    return rendered
 
 
 def template_fingerprint(prompt: PromptSection, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,0 +1,130 @@
+"""Benchmarks from the command line to the comparison of two models, with sets that are made here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs import compare, evaluate
+from vcrd_ray.config import TinyPrompts
+from vcrd_ray.data.problems import read_problems
+from vcrd_ray.errors import ConfigError, DataError
+from vcrd_ray.runs import read_jsonl
+from vcrd_ray.tasks.answers import final_answer
+from vcrd_ray.tiny.world import WorldConfig
+
+pytestmark = pytest.mark.slow
+NUM_QUESTIONS = 30
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of the tiny world's problems with their answers as values, asked through the model's own template."""
+    folder = tmp_path_factory.mktemp("suite")
+    problems, _ = read_problems(TinyPrompts(seed=7, count=NUM_QUESTIONS), WorldConfig())
+    rows = [{"idx": i, "q": p.question, "a": final_answer(p.solution or "")} for i, p in enumerate(problems)]
+    data = folder / "sums.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    # So many tokens leave no room for an answer.
+    long = {"idx": NUM_QUESTIONS, "q": "Ann has 1 pens. " * 120, "a": "1"}
+    data.write_text(data.read_text(encoding="utf-8") + json.dumps(long) + "\n", encoding="utf-8")
+    math = {
+        "sets": [],
+        "own": [{"name": "sums", "path": str(data), "question_key": "q", "answer_key": "a"}],
+        "prompt": "own",
+        "sampling": {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 64},
+        "workers": 2,
+    }
+    file = folder / "config.yaml"
+    file.write_text(
+        yaml.safe_dump({"run": {"dir": str(folder / "run")}, "evaluate": {"math": math, "batch_size": 8}}),
+        encoding="utf-8",
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def evaluated(config_file: Path, local_ray: None) -> dict[str, Path]:
+    """Both shipped teachers."""
+    found = {}
+    for label, model in (("strong", "tiny:teacher"), ("weak", "tiny:student-base")):
+        arguments = ["--config", str(config_file), "--model", model, "--suites", "math", "--label", label]
+        assert evaluate.main(arguments) == 0
+        found[label] = config_file.parent / "run" / f"evaluate-{label}"
+    return found
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    (one,) = json.loads((folder / "figures.json").read_text())["sets"]
+    return dict(one)
+
+
+def test_a_suite_gives_figures_with_intervals_and_keeps_every_answer(evaluated: dict[str, Path]) -> None:
+    one = figures(evaluated["strong"])
+    assert one["num_questions"] == NUM_QUESTIONS + 1 and one["no_room"] == 1
+    qwen, verify = one["metrics"]
+    assert (qwen["metric"], verify["metric"]) == ("qwen", "math_verify")
+    assert qwen["low"] < qwen["value"] < qwen["high"] and qwen["value"] > 0.8
+    folder = evaluated["strong"] / "math" / "sums"
+    answers = [row for file in sorted((folder / "answers").glob("*.jsonl")) for row in read_jsonl(file)]
+    graded = [row for file in sorted((folder / "grades").glob("*.jsonl")) for row in read_jsonl(file)]
+    assert {row["id"] for row in answers} | {str(NUM_QUESTIONS)} == {row["id"] for row in graded}
+    assert sum(row["correct"]["qwen"] for row in graded) == qwen["num_correct"]
+    assert all("<|" in row["text"] or row["finish_reason"] == "length" for row in answers), "the end mark is kept"
+
+
+def test_results_have_the_harness_shape(evaluated: dict[str, Path]) -> None:
+    results = json.loads((evaluated["strong"] / "results.json").read_text())
+    row = results["results"]["sums"]
+    assert row["alias"] == "sums" and 0 < row["pass@1,qwen"] <= 1 and row["pass@1_stderr,qwen"] < 0.1
+    assert results["n-samples"]["sums"] == {"original": NUM_QUESTIONS + 1, "effective": NUM_QUESTIONS + 1}
+
+
+def test_only_what_is_missing_is_done_again(evaluated: dict[str, Path], config_file: Path) -> None:
+    folder = evaluated["weak"] / "math" / "sums"
+    before = figures(evaluated["weak"])
+    files = sorted([*folder.glob("answers/*"), *folder.glob("grades/*")])
+    for gone in (folder / "answers" / "batch-00001.jsonl", folder / "grades" / "batch-00002.jsonl"):
+        gone.unlink()
+    times = {file: file.stat().st_mtime_ns for file in files if file.exists()}
+    arguments = ["--config", str(config_file), "--model", "tiny:student-base", "--suites", "math", "--label", "weak"]
+    assert evaluate.main(arguments) == 0
+    assert figures(evaluated["weak"]) == before
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert all(file.exists() for file in files)
+
+
+def test_a_comparison_pairs_questions_and_shows_what_changed(
+    evaluated: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main([str(evaluated["weak"]), str(evaluated["strong"])]) == 0
+    printed = capsys.readouterr().out
+    assert "strong less weak" in printed
+    page = (evaluated["strong"] / "compare.html").read_text(encoding="utf-8")
+    assert page.count("<details>") > NUM_QUESTIONS and "Gold:" in page and "http" not in page
+    assert compare.main([str(evaluated["strong"]), str(evaluated["strong"])]) == 0
+    assert "cannot tell these two apart" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_refused(evaluated: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no benchmark in it"):
+        compare.main([str(evaluated["strong"]), str(tmp_path)])
+    other = tmp_path / "evaluate-other" / "math" / "sums"
+    other.mkdir(parents=True)
+    (other / "questions.jsonl").write_text('{"id": "0", "question": "?", "gold": "1"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="asked different questions"):
+        compare.main([str(evaluated["strong"]), str(tmp_path / "evaluate-other")])
+
+
+def test_a_missing_file_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    arguments = ["--run.dir", str(tmp_path / "run"), "--suites", "math", "--evaluate.math.data", str(tmp_path)]
+    with pytest.raises(DataError, match=r"gsm8k: .*test\.jsonl cannot be read"):
+        evaluate.main([*arguments, "--dry-run"])
+    if importlib.util.find_spec("evalplus") is None:
+        with pytest.raises(ConfigError, match="evalplus"):
+            evaluate.main(["--suites", "code", "--dry-run"])

@@ -1,0 +1,139 @@
+"""What a checkpoint is evaluated on, and by which protocols."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from vcrd_ray.config.base import Section
+from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
+
+MathSetName = Literal[
+    "gsm8k",
+    "math",
+    "math500",
+    "svamp",
+    "minerva_math",
+    "gaokao2023en",
+    "olympiadbench",
+    "amc23",
+    "aime24",
+    "sat_math",
+    "cmath",
+]
+CodeSetName = Literal["humaneval", "mbpp"]
+
+
+class OwnMathSet(Section):
+    """A JSON Lines file of questions with answers."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="What it is called in results")
+    path: Path = Field(description="JSON Lines file")
+    question_key: str = Field(default="question", description="Field with the question")
+    answer_key: str = Field(
+        default="answer", description="Field with the answer: a value or an expression, no solution"
+    )
+
+
+class MathSection(Section):
+    """Mathematics by the protocol of Qwen2.5-Math's evaluation."""
+
+    data: Path = Field(default=Path("data"), description="Folder with SET/test.jsonl for each set")
+    sets: tuple[MathSetName, ...] = Field(
+        default=(
+            "gsm8k",
+            "math",
+            "svamp",
+            "minerva_math",
+            "gaokao2023en",
+            "olympiadbench",
+            "amc23",
+            "aime24",
+            "sat_math",
+        ),
+        description="Published sets",
+    )
+    own: tuple[OwnMathSet, ...] = Field(default=(), description="Sets of your own")
+    limit: int | None = Field(default=None, ge=1, description="Only the first questions of each set, for a quick look")
+    prompt: Literal["qwen25-math-cot", "qwen-boxed", "chat", "own"] = Field(
+        default="qwen25-math-cot",
+        description="Literal prompts of Qwen2.5-Math or Qwen2-Math; chat: the former's words through the model's template;"
+        " own: the bare question as section prompt has it, as in training",
+    )
+    graders: tuple[Literal["qwen", "math_verify"], ...] = Field(
+        default=("qwen", "math_verify"),
+        min_length=1,
+        description="Rules of grading; the first one's figure is the headline",
+    )
+    mode: Literal["strict", "reference"] = Field(
+        default="strict",
+        description="reference: as published scores were graded, bugs included; strict: no answer never counts as right",
+    )
+    samples: int = Field(default=1, ge=1, description="Responses to each question")
+    ks: tuple[int, ...] = Field(default=(1,), min_length=1, description="k of pass@k, with several samples")
+    sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0, max_new_tokens=2048)
+    workers: int = Field(default=1, ge=1, description="Grading processes")
+    timeout_s: float = Field(default=3.0, gt=0, description="Processor time of grading one answer")
+    memory_mib: int = Field(default=2048, ge=64, description="Memory that a grading process may take beyond its start")
+
+    @model_validator(mode="after")
+    def _samples_fit(self) -> Self:
+        _check_samples("math", self.samples, self.ks, self.sampling)
+        names = [*self.sets, *(own.name for own in self.own)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two sets have one name ({', '.join(names)}): name own sets otherwise")
+        return self
+
+
+class CodeSection(Section):
+    """Programs, judged by EvalPlus inside a sandbox."""
+
+    data: Path = Field(
+        default=Path("data"),
+        description="Folder with humaneval_plus/HumanEvalPlus.jsonl.gz and mbpp_plus/MbppPlus.jsonl.gz",
+    )
+    sets: tuple[CodeSetName, ...] = Field(default=("humaneval", "mbpp"), description="Each with its plus")
+    limit: int | None = Field(default=None, ge=1, description="Only the first tasks of each set, for a quick look")
+    prompt: Literal["chat", "base"] = Field(
+        default="chat", description="Instruction through the template, or completion"
+    )
+    samples: int = Field(default=1, ge=1, description="Programs for each task")
+    ks: tuple[int, ...] = Field(default=(1,), min_length=1, description="k of pass@k, with several samples")
+    sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0, max_new_tokens=1024)
+    workers: int = Field(default=1, ge=1, description="Sandboxes at a time")
+    sanitize_s: float = Field(default=60, gt=0, description="Longest time to pick the program out of one response")
+    max_chars: int = Field(default=65536, ge=1, description="Longest response that a program is picked out of")
+    cache: Path = Field(default=Path("~/.cache/vcrd_ray/evalplus"), description="Expected outputs, computed once")
+    allow_network: bool = Field(
+        default=False,
+        description="Run programs of the model without namespaces where this machine has none: they can reach the network",
+    )
+
+    @model_validator(mode="after")
+    def _samples_fit(self) -> Self:
+        _check_samples("code", self.samples, self.ks, self.sampling)
+        return self
+
+
+def _check_samples(name: str, samples: int, ks: tuple[int, ...], sampling: SamplingSection) -> None:
+    if not all(1 <= k <= samples for k in ks):
+        raise ValueError(f"{name}.ks {list(ks)} of {samples} samples: take k from 1 to samples")
+    if samples > 1 and sampling.temperature == 0:
+        raise ValueError(
+            f"{name}.samples {samples} at temperature 0 are the same response: set {name}.sampling.temperature"
+        )
+
+
+class EvaluateSection(Section):
+    """pass@1 on held-out problems of your own, and benchmark suites."""
+
+    model: str | None = Field(default=None, description="Checkpoint to evaluate; none: the student's path")
+    prompts: Prompts = TinyPrompts(seed=7, count=1000)
+    sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
+    batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")
+    replicas: int = Field(default=1, ge=1, description="Engine actors")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the Wilson interval")
+    math: MathSection = MathSection()
+    code: CodeSection = CodeSection()

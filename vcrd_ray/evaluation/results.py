@@ -1,0 +1,143 @@
+"""Graded answers of a benchmark -> its figures, in the shape of lm-evaluation-harness. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from vcrd_ray.evaluation.answers import Graded
+from vcrd_ray.evaluation.math.passk import Samples, mean_mean_at_k, mean_pass_at_k
+from vcrd_ray.evaluation.statistics import Accuracy, accuracy, bootstrap_interval
+
+
+class MetricFigures(BaseModel):
+    """One metric of one benchmark."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metric: str
+    value: float
+    """Mean over questions of the share of right answers: greedy pass@1 with one answer each."""
+    low: float
+    high: float
+    """Wilson interval with one answer each, else percentiles of a bootstrap over questions."""
+    num_correct: int
+    num_answers: int
+    pass_at: dict[int, float]
+    """Unbiased pass@k."""
+    mean_at: dict[int, float]
+    verdicts: dict[str, int]
+    """How often each verdict was given."""
+
+
+class BenchmarkFigures(BaseModel):
+    """One benchmark."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    num_questions: int
+    samples: int
+    metrics: tuple[MetricFigures, ...]
+    """The first one is the headline."""
+    cut_off: int
+    """Answers that ended at the length limit."""
+    no_room: int
+    """Answers that could not be asked for, because the prompt and the longest answer do not fit the model: they are wrong."""
+    graders_differ: int
+    """Answers on which the metrics do not agree."""
+
+    @property
+    def headline(self) -> Accuracy:
+        """Of the first metric, as a share of answers."""
+        first = self.metrics[0]
+        return Accuracy(
+            correct=first.num_correct,
+            total=first.num_answers,
+            pass_at_1=first.value,
+            low=first.low,
+            high=first.high,
+            confidence=0.95,
+        )
+
+
+def summarize(
+    name: str,
+    graded: Sequence[Graded],
+    *,
+    metrics: Sequence[str],
+    samples: int,
+    ks: Sequence[int],
+    cut_off: int,
+    no_room: int,
+    confidence: float,
+) -> BenchmarkFigures:
+    """All figures of a benchmark."""
+    by_question: dict[str, list[Graded]] = defaultdict(list)
+    for row in graded:
+        by_question[row.id].append(row)
+    return BenchmarkFigures(
+        name=name,
+        num_questions=len(by_question),
+        samples=samples,
+        metrics=tuple(_metric(metric, by_question, ks=ks, confidence=confidence) for metric in metrics),
+        cut_off=cut_off,
+        no_room=no_room,
+        graders_differ=sum(len(set(row.correct.values())) > 1 for row in graded),
+    )
+
+
+def _metric(
+    metric: str, by_question: Mapping[str, Sequence[Graded]], *, ks: Sequence[int], confidence: float
+) -> MetricFigures:
+    counts = [
+        Samples(num_samples=len(rows), num_correct=sum(row.correct[metric] for row in rows))
+        for rows in by_question.values()
+    ]
+    correct, total = sum(c.num_correct for c in counts), sum(c.num_samples for c in counts)
+    if total == len(counts):
+        wilson = accuracy(correct=correct, total=total, confidence=confidence)
+        value, low, high = wilson.pass_at_1, wilson.low, wilson.high
+    else:
+        # Answers to one question are alike: questions, not answers, are what is drawn anew.
+        shares = [c.num_correct / c.num_samples for c in counts]
+        value = sum(shares) / len(shares)
+        low, high = bootstrap_interval(shares, confidence=confidence)
+    return MetricFigures(
+        metric=metric,
+        value=value,
+        low=low,
+        high=high,
+        num_correct=correct,
+        num_answers=total,
+        pass_at={k: mean_pass_at_k(counts, k) for k in ks},
+        mean_at={k: mean_mean_at_k(counts, k) for k in ks},
+        verdicts=dict(sorted(Counter(row.verdict[metric] for rows in by_question.values() for row in rows).items())),
+    )
+
+
+def harness_results(
+    figures: Sequence[BenchmarkFigures], *, model: str, settings: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The same as lm-evaluation-harness writes its results, so that tools for those read them."""
+    results: dict[str, dict[str, Any]] = {}
+    for benchmark in figures:
+        row: dict[str, Any] = {"alias": benchmark.name}
+        for metric in benchmark.metrics:
+            spread = sqrt(metric.value * (1 - metric.value) / max(1, benchmark.num_questions))
+            row[f"pass@1,{metric.metric}"] = metric.value
+            row[f"pass@1_stderr,{metric.metric}"] = spread
+            row |= {f"pass@{k},{metric.metric}": value for k, value in metric.pass_at.items() if k > 1}
+        results[benchmark.name] = row
+    return {
+        "results": results,
+        "n-samples": {b.name: {"original": b.num_questions, "effective": b.num_questions} for b in figures},
+        "configs": {b.name: {"task": b.name, "repeats": b.samples} for b in figures},
+        "config": {"model": "vcrd_ray", "model_args": model, **settings},
+        "model_name": model,
+        "total_evaluation_time_seconds": str(seconds),
+    }
