@@ -60,8 +60,8 @@ def test_every_shipped_config_dry_runs_with_every_method_that_fits(path: Path, t
 def test_a_dry_run_names_the_data_set_that_is_missing() -> None:
     from vcrd_ray.errors import DataError
 
-    with pytest.raises(DataError, match=r"data/metamathqa\.jsonl: no such file"):
-        pipeline.main(["--config", str(FOLDER / "qwen2-math-7b-to-1.5b.yaml"), "--dry-run"])
+    with pytest.raises(DataError, match=r"data/alpaca-eval\.jsonl: no such file"):
+        pipeline.main(["--config", str(FOLDER / "qwen2-7b-to-1.5b.yaml"), "--dry-run"])
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -196,7 +196,8 @@ def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: boo
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(section.kv_cache_gib)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # Its warnings are about what is chosen here on purpose.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         from vllm import LLM
         from vllm.config import PoolerConfig

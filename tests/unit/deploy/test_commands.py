@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import load_config
 from tests.unit.deploy.files import DEPLOY, KUBERAY, ROOT, everything, load
-from vcrd_ray.config import Config
+from vcrd_ray.config import Config, HfPrompts
 from vcrd_ray.methods import METHODS
 
 
@@ -38,7 +38,8 @@ def test_the_run_is_one_that_every_node_of_the_cluster_can_find(command: str) ->
     assert set(methods) <= set(METHODS)
     assert config.cluster.pools == "separate" and config.cluster.address is None
     prompts = (config.sft.prompts, config.rollouts.prompts, config.evaluate.prompts)
-    assert all(str(section.path).startswith("/shared/") for section in prompts if hasattr(section, "path"))
+    # From the hub, or on the shared file system.
+    assert all(isinstance(s, HfPrompts) or str(s.path).startswith("/shared/") for s in prompts if hasattr(s, "path"))
     assert config.run.dir.is_relative_to("/shared")
     # A node with GPUs takes longer to come than the defaults wait.
     assert min(config.cluster.start_timeout_s, config.cluster.request_timeout_s) >= 1800
