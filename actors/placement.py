@@ -54,7 +54,7 @@ def placement_table(config: Config) -> list[tuple[str, int, dict[str, float]]]:
         table.append(("teacher", config.teacher.replicas, role_resources(config, "teacher")))
     if config.distill.objective.needs_judge:
         table.append(("judge", config.judge.replicas, role_resources(config, "judge")))
-    if config.rollouts.refresh.on:
+    if config.needs_rollout_actors:
         table.append(("rollout", config.rollouts.refresh.replicas, role_resources(config, "rollout")))
     return table
 
@@ -68,7 +68,7 @@ def local_cluster_resources(config: Config) -> dict[str, Any]:
         ("student", config.student.ranks),
         ("teacher", config.teacher.replicas),
         ("judge", config.judge.replicas),
-        ("rollout", config.rollouts.refresh.replicas if config.rollouts.refresh.on else 0),
+        ("rollout", config.rollouts.refresh.replicas if config.needs_rollout_actors else 0),
     ]
     engines = config.evaluate.replicas * config.teacher.threads
     cpus = sum(count * role_resources(config, role)["CPU"] for role, count in roles)

@@ -111,13 +111,13 @@ def judge_fingerprint(pool: Pool) -> str:
 
 
 def rollout_pool(config: Config, *, load: Callable[[Config], VersionedEngine] | None = None) -> Pool | None:
-    """Actors that write the student's responses while it trains; None where those of the rollouts directory stay.
+    """Actors that write the student's responses while it trains, or answer what it is watched by; None where nobody asks.
 
     Args:
         load: makes the engine in each actor; the configured one, if not given.
     """
     section = config.rollouts.refresh
-    if not section.on:
+    if not config.needs_rollout_actors:
         return None
     remote = ray.remote(RolloutActor).options(**actor_options(role_resources(config, "rollout")))
     return Pool("rollout", [remote.remote(config, load or student_engine) for _ in range(section.replicas)])

@@ -12,9 +12,9 @@ from actors.judge_transport import RayTransport
 from actors.pools import Pool
 from vcrd_ray.analysis.telemetry import JudgeTraffic
 from vcrd_ray.errors import JudgeError, ScheduleError, VcrdError
-from vcrd_ray.refresh.orders import ResponseOrder, Written
+from vcrd_ray.refresh.orders import Answers, ResponseOrder, VersionRef, Written
 from vcrd_ray.signals import Pending, Ready
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
 
 _MORE_WRITERS = " add rollouts.refresh.replicas,"
 
@@ -106,8 +106,24 @@ class _RemoteWritten:
         return cast(Written, _get(self._ref, "rollout", self._timeout_s, _MORE_WRITERS))
 
 
+class _RemoteAnswers:
+    """Answers of a version."""
+
+    def __init__(self, ref: Any, timeout_s: float) -> None:
+        self._ref = ref
+        self._timeout_s = timeout_s
+
+    def ready(self) -> bool:
+        """See `Answers`."""
+        return bool(ray.wait([self._ref], timeout=0)[0])
+
+    def result(self) -> list[Rollout]:
+        """See `Pending`."""
+        return cast(list[Rollout], _get(self._ref, "rollout", self._timeout_s, _MORE_WRITERS))
+
+
 class RemoteResponses:
-    """`ResponseSource` through a pool."""
+    """`ResponseSource` and `AnswerSource` through a pool."""
 
     def __init__(self, pool: Pool, *, timeout_s: float) -> None:
         self._pool = pool
@@ -118,6 +134,10 @@ class RemoteResponses:
         *refs, written = self._pool.pick().write.options(num_returns=len(order.batches) + 1).remote(order)
         batches = [RemoteBatch(ref, asked, self._timeout_s) for ref, asked in zip(refs, order.batches, strict=True)]
         return list(batches), _RemoteWritten(written, self._timeout_s)
+
+    def answer(self, version: VersionRef, prompts: tuple[Prompt, ...]) -> Answers:
+        """See `AnswerSource`."""
+        return _RemoteAnswers(self._pool.pick().answer.remote(version, prompts), self._timeout_s)
 
 
 class RemoteSignals:

@@ -21,7 +21,7 @@ from vcrd_ray.judges import Judge
 from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.merging import MergingJudge
 from vcrd_ray.judging import judge_request
-from vcrd_ray.refresh.orders import ResponseOrder, Written
+from vcrd_ray.refresh.orders import ResponseOrder, VersionRef, Written
 from vcrd_ray.refresh.writer import ResponseWriter, WriterSettings
 from vcrd_ray.types import (
     IntArray,
@@ -151,3 +151,7 @@ class RolloutActor:
         """The order's batches, and at the end what it took: each becomes an object of its own."""
         batches, written = self._writer.write(order)
         return [*batches, written]
+
+    def answer(self, version: VersionRef, prompts: Sequence[Prompt]) -> list[Rollout]:
+        """Answers of a version to held-out problems."""
+        return self._writer.answer(version, prompts)

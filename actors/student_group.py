@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from vcrd_ray.backends import DeepSpeedBackend, use_cpu_accelerator
 from vcrd_ray.batches import Batches
 from vcrd_ray.config import Config, ModelJudge, TrainingSection
 from vcrd_ray.data.order import DataOrder
-from vcrd_ray.data.problems import make_examples, read_problems, write_rejects
+from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompts, write_rejects
 from vcrd_ray.data.rollouts import read_pairs
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.errors import CheckpointError, VcrdError
+from vcrd_ray.evaluation.statistics import Accuracy
 from vcrd_ray.models import (
     device_for,
     load_head,
@@ -45,6 +47,7 @@ from vcrd_ray.objectives import ObjectiveState
 from vcrd_ray.refresh.kept import KeptResponses
 from vcrd_ray.refresh.publish import Publisher
 from vcrd_ray.refresh.refresher import Refresher
+from vcrd_ray.refresh.watch import Watcher
 from vcrd_ray.runs import MetricsLog, read_jsonl, write_json, write_text
 from vcrd_ray.sft import FineTuner
 from vcrd_ray.student import Student
@@ -229,7 +232,7 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         write_rejects(job.run_dir / "rejects.jsonl", rejects)
     batches = Batches(pairs, section, seed=config.run.seed, rank=rank, world_size=world_size)
     backend = _backend(config, section, student, batches.order, world_size=world_size)
-    refresher = _refresher(job, batches, backend, pairs)
+    versions = _versions(job, batches, backend, pairs)
     signals = RemoteSignals(
         teacher=job.teacher,
         judge=job.judge,
@@ -248,7 +251,7 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         batches=batches,
         section=section,
         vocab_size=vocab_size,
-        refresher=refresher,
+        refresher=None if versions is None else versions.refresher,
         judge_bounds=JudgeBounds(
             max_invalid_share=config.judge.max_invalid_share,
             self_check_tolerance=config.judge.tolerance if isinstance(config.judge, ModelJudge) else None,
@@ -264,24 +267,54 @@ def _distill(job: RankJob, rank: int, world_size: int, device: torch.device) -> 
         distiller.run,
         lambda: {"self_check_difference": distiller.self_check_difference, "num_pairs": len(pairs)},
         state=_StateKeeper(distiller),
-        refresher=refresher,
+        versions=versions,
     )
 
 
-def _refresher(
+@dataclass(frozen=True, kw_only=True)
+class _Versions:
+    """What is done with published versions of the student in a run."""
+
+    publisher: Publisher
+    refresher: Refresher | None
+    watcher: Watcher | None
+
+    def after(self, report: UpdateReport, resumable: Callable[[], list[int]]) -> list[tuple[int, Accuracy]]:
+        """An update is done; accuracies that have come in."""
+        done = report.update + 1
+        if self.refresher is None:
+            self.publisher.note(learnt=report.metrics["lr"] > 0 and report.metrics["grad_norm"] > 0)
+        found = [] if self.watcher is None else self.watcher.after(done)
+        kept = set() if self.refresher is None else self.refresher.kept(done, resumable())
+        self.publisher.prune(kept | (set() if self.watcher is None else self.watcher.kept))
+        return found
+
+
+def _versions(
     job: RankJob, batches: Batches, backend: DeepSpeedBackend, pairs: Sequence[RolloutPair]
-) -> Refresher | None:
+) -> _Versions | None:
     if job.rollout is None:
         return None
-    section = job.config.rollouts.refresh
-    tokenizer = backend.student.tokenizer
-    return Refresher(
-        section,
-        batches,
-        source=RemoteResponses(job.rollout, timeout_s=job.config.cluster.request_timeout_s),
-        publisher=Publisher(backend=backend, run_dir=job.run_dir, pairs=pairs, merged=section.sync == "merged"),
-        kept=KeptResponses(job.run_dir, decode=tokenizer.decode),
-    )
+    config, tokenizer = job.config, backend.student.tokenizer
+    refresh, watch = config.rollouts.refresh, config.distill.watch
+    source = RemoteResponses(job.rollout, timeout_s=config.cluster.request_timeout_s)
+    publisher = Publisher(backend=backend, run_dir=job.run_dir, pairs=pairs, merged=refresh.sync == "merged")
+    refresher = watcher = None
+    if refresh.on:
+        responses = KeptResponses(job.run_dir, decode=tokenizer.decode)
+        refresher = Refresher(refresh, batches, source=source, publisher=publisher, responses=responses)
+    if watch.every:
+        problems, _ = read_problems(watch.prompts, config.world)
+        prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
+        watcher = Watcher(
+            every=watch.every,
+            prompts=prompts,
+            source=source if backend.rank == 0 else None,
+            publisher=publisher,
+            run_dir=job.run_dir,
+            decode=partial(tokenizer.decode, skip_special_tokens=True),
+        )
+    return _Versions(publisher=publisher, refresher=refresher, watcher=watcher)
 
 
 def _backend(
@@ -306,7 +339,7 @@ def _run(
     loop: Callable[..., None],
     facts: Callable[[], dict[str, Any]],
     state: _StateKeeper | None = None,
-    refresher: Refresher | None = None,
+    versions: _Versions | None = None,
 ) -> None:
     """Resume, train, checkpoint, log, export: the same for every kind of training."""
     directory = job.run_dir / "checkpoints"
@@ -340,10 +373,20 @@ def _run(
                 barrier=torch.distributed.barrier,
                 keep=section.keep_checkpoints,
             )
-        if refresher is not None:
-            refresher.prune(done, checkpoints.complete(directory))
+        if versions is not None:
+            show(versions.after(report, partial(checkpoints.complete, directory)))
 
+    def show(found: list[tuple[int, Accuracy]]) -> None:
+        if log is not None:
+            for update, figures in found:
+                log.watched(update, figures)
+
+    watcher = None if versions is None else versions.watcher
+    if watcher is not None:
+        watcher.begin(first_update)
     loop(first_update=first_update, stop=stop, on_update=on_update)
+    if watcher is not None:
+        show(watcher.finish())
     if stop == num_updates:
         backend.export(job.run_dir)
     if log is not None:
@@ -387,6 +430,11 @@ class RankLog:
         self._gauges.set({"update": report.update, **report.metrics})
         self._decisions.writelines(json.dumps(asdict(d)) + "\n" for d in report.decisions)
         self._decisions.flush()
+
+    def watched(self, update: int, figures: Accuracy) -> None:
+        """Show how the student did on held-out problems when so many updates were done."""
+        self._metrics.write_scalar("watch/pass_at_1", figures.pass_at_1, update)
+        self._gauges.set({"watch/pass_at_1": figures.pass_at_1, "watch/update": update})
 
     def close(self) -> None:
         """Flush all files."""

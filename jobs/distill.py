@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import load_config, run_main
-from jobs.common import check_models, follow_training, print_dry_run
+from jobs.common import check_models, check_prompts, follow_training, print_dry_run
 from vcrd_ray.config import Config
 from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import RunDirectory
 
-SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "rollouts", "distill")
+SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "prompt", "rollouts", "distill")
 
 
 def rollouts_directory(config: Config) -> Path:
@@ -28,6 +28,8 @@ def rollouts_directory(config: Config) -> Path:
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     check_models(config, teacher=config.distill.objective.needs_teacher, judge=True, fetch=fetch)
+    if config.distill.watch.every:
+        check_prompts(config.distill.watch.prompts, fetch=fetch)
 
 
 def check_rollouts(config: Config) -> None:

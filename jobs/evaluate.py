@@ -1,9 +1,10 @@
 """pass@1 of a checkpoint on held-out problems of your own or on benchmarks, with intervals; samples are kept.
 
-    python -m jobs.evaluate --config FILE --model PATH [--suites math code] [--label NAME] [--dry-run]
+    python -m jobs.evaluate --config FILE --model PATH [--suites math code instruct] [--label NAME] [--dry-run]
 
 Leaves RUN/evaluate-LABEL/result.json and samples; with --suites RUN/evaluate-LABEL/results.json (in the shape of
-lm-evaluation-harness), figures.json, and every answer with its verdicts. Run again after a kill, it does what is missing.
+lm-evaluation-harness), figures.json, instruct.json, and every answer with its verdicts. Run again after a kill, it does what
+is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_prompts, print_dry_run
-from jobs.suites import SUITES, Suite, make_benchmarks, run_suites
+from jobs.suites import SUITES, make_benchmarks, run_suites
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy, accuracy
 from vcrd_ray.runs import RunDirectory, write_json
@@ -27,6 +28,7 @@ from vcrd_ray.runs import RunDirectory, write_json
 if TYPE_CHECKING:
     from vcrd_ray.evaluation.results import BenchmarkFigures
 
+INSTRUCT = "instruct"
 SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 
@@ -68,12 +70,18 @@ def run(config: Config, *, label: str) -> Accuracy:
         return figures
 
 
-def run_benchmarks(config: Config, suites: Sequence[Suite], *, label: str) -> list[BenchmarkFigures]:
-    """Evaluate `evaluate.model` (default: the student) on benchmark suites in RUN/evaluate-LABEL."""
+def run_benchmarks(config: Config, suites: Sequence[str], *, label: str) -> None:
+    """Evaluate `evaluate.model` (default: the student) on benchmark suites in RUN/evaluate-LABEL, and print tables."""
+    from jobs.instruct import run_instruct, show_instruct
+
     model = config.evaluate.model or config.student.path
     resolved = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
     with RunDirectory(config.run.dir, f"evaluate-{label}", resolved, sections=SECTIONS) as directory:
-        return run_suites(resolved, model, suites, directory.path)
+        graded = [suite for suite in SUITES if suite in suites]
+        if graded:
+            show(run_suites(resolved, model, graded, directory.path))
+        if INSTRUCT in suites:
+            show_instruct(run_instruct(resolved, model, directory.path))
 
 
 def show(figures: Sequence[BenchmarkFigures]) -> None:
@@ -99,21 +107,28 @@ def main(argv: list[str]) -> int:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--label", default="model", help="name of the result's folder")
     extra.add_argument("--model", help="checkpoint to evaluate: short for --evaluate.model")
-    extra.add_argument("--suites", nargs="+", choices=SUITES, default=[], help="benchmarks (default: evaluate.prompts)")
+    extra.add_argument(
+        "--suites", nargs="+", choices=(*SUITES, INSTRUCT), default=[], help="benchmarks (default: evaluate.prompts)"
+    )
     config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=extra)
     if flags.model:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
         if flags.suites:
-            for one in make_benchmarks(config, flags.suites):
+            for one in make_benchmarks(config, [suite for suite in SUITES if suite in flags.suites]):
                 print(f"{one.suite} {one.benchmark.name}: {one.benchmark.num_questions} questions")
+            if INSTRUCT in flags.suites:
+                from jobs.instruct import read_sets
+
+                for name, items in read_sets(config).items():
+                    print(f"{INSTRUCT} {name}: {len(items)} questions")
         else:
             check(config, fetch=False)
         print_dry_run(config, SECTIONS, actors=False)
         return 0
     if flags.suites:
-        show(run_benchmarks(config, flags.suites, label=flags.label))
+        run_benchmarks(config, flags.suites, label=flags.label)
         return 0
     figures = run(config, label=flags.label)
     print(f"{flags.label}: pass@1 {figures} on {figures.total} problems")

@@ -185,6 +185,10 @@ class MetricsLog:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, update)
 
+    def write_scalar(self, name: str, value: float, update: int) -> None:
+        """Add to the TensorBoard events a value that not every update has."""
+        self._writer.add_scalar(name, value, update)
+
     def close(self) -> None:
         """Flush both files."""
         self._file.close()

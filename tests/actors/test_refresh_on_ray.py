@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -128,3 +129,18 @@ def test_a_sync_that_hangs_ends_the_run_in_words(
 
 def load_hanging(config: Config) -> HFEngine:
     return Hangs(config.student.path, dtype=config.student.dtype, device=torch.device("cpu"))
+
+
+def test_the_student_is_watched_while_it_trains_and_the_best_version_is_kept(
+    rollouts: Path, reference: Path, tmp_path: Path
+) -> None:
+    watch = {"every": 2, "prompts": {"type": "tiny", "seed": 5, "count": 12}, "sampling": {"max_new_tokens": 48}}
+    watched = run(tmp_path, rollouts, watch=watch)
+    # Nobody who trains notices.
+    assert_bitwise(watched, reference)
+    rows = read_jsonl(watched / "watched.jsonl")
+    assert sorted(row["update"] for row in rows) == [2, 4, 6, 8] and all(row["total"] == 12 for row in rows)
+    best = max(row["pass_at_1"] for row in rows)
+    kept_row = json.loads((watched / "best" / "accuracy.json").read_text())
+    assert kept_row["pass_at_1"] == best and kept_row in rows
+    assert (watched / "best" / "adapter" / "adapter_model.safetensors").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from jobs import compare, evaluate
+from tests.unit.evaluation.instruct.chat_server import Asked, Said, chat_server, completion
 from vcrd_ray.config import TinyPrompts
 from vcrd_ray.data.problems import read_problems
 from vcrd_ray.errors import ConfigError, DataError
@@ -130,3 +132,35 @@ def test_a_missing_file_is_named_before_anything_is_started(tmp_path: Path) -> N
     if importlib.util.find_spec("evalplus") is None:
         with pytest.raises(ConfigError, match="evalplus"):
             evaluate.main(["--suites", "code", "--dry-run"])
+
+
+def test_win_rates_come_from_an_endpoint_and_a_second_run_asks_nothing(tmp_path: Path, local_ray: None) -> None:
+    problems, _ = read_problems(TinyPrompts(seed=7, count=4), WorldConfig())
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps({"prompt": p.question, "reference": "no idea"}) + "\n" for p in problems))
+
+    def respond(asked: Asked, earlier: int) -> Said:
+        first = re.search(r"The Start of Assistant A.s Answer\](.*?)\[The End of Assistant A", asked.text, re.DOTALL)
+        assert first is not None
+        return completion("[[B]]" if "no idea" in first[1] else "[[A]]")
+
+    instruct = {
+        "sets": [],
+        "own": [{"name": "pairs", "path": str(data)}],
+        "cache": str(tmp_path / "replies.sqlite"),
+        "sampling": {"temperature": 0.0, "max_new_tokens": 48},
+        "endpoint": {"model": "judge-1", "key_variable": None},
+    }
+    with chat_server(respond) as server:
+        instruct["endpoint"]["base_url"] = server.base_url  # type: ignore[index]
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump({"run": {"dir": str(tmp_path)}, "evaluate": {"instruct": instruct}}))
+        arguments = ["--config", str(file), "--model", "tiny:teacher", "--suites", "instruct", "--label", "x"]
+        assert evaluate.main(arguments) == 0
+        asked = len(server.asked)
+        assert evaluate.main(arguments) == 0
+        assert len(server.asked) == asked == 8
+    found = json.loads((tmp_path / "evaluate-x" / "instruct.json").read_text())
+    assert found["sets"]["pairs"]["win_rate"]["value"] == 1.0 and found["sets"]["pairs"]["inconsistent"] == 0
+    rulings = read_jsonl(tmp_path / "evaluate-x" / "instruct" / "pairs" / "rulings.jsonl")
+    assert len(rulings) == 4 and all(len(row["rulings"]) == 2 for row in rulings)

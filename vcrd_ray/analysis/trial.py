@@ -139,7 +139,7 @@ def _refresher(config: Config, batches: Batches, backend: TorchBackend, folder: 
         batches,
         source=LocalResponses(ResponseWriter(engine, WriterSettings.of(config))),
         publisher=Publisher(backend=backend, run_dir=folder, pairs=batches.pairs, merged=section.sync == "merged"),
-        kept=KeptResponses(folder, decode=backend.student.tokenizer.decode),
+        responses=KeptResponses(folder, decode=backend.student.tokenizer.decode),
     )
 
 

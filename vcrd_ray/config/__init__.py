@@ -22,7 +22,15 @@ from vcrd_ray.config.data import (
     SamplingSection,
     TinyPrompts,
 )
-from vcrd_ray.config.evaluate import CodeSection, CodeSetName, EvaluateSection, MathSection, OwnMathSet
+from vcrd_ray.config.evaluate import (
+    CodeSection,
+    CodeSetName,
+    EvaluateSection,
+    InstructSuiteSection,
+    MathSection,
+    OwnInstructSet,
+    OwnMathSet,
+)
 from vcrd_ray.config.models import (
     ActorPool,
     ImplicitJudgeSection,
@@ -72,6 +80,7 @@ from vcrd_ray.config.stages import (
     RolloutsSection,
     SftSection,
     TrainingSection,
+    WatchSection,
 )
 from vcrd_ray.tiny.world import WorldConfig
 
@@ -95,6 +104,7 @@ __all__ = [
     "ForwardKL",
     "HfPrompts",
     "ImplicitJudgeSection",
+    "InstructSuiteSection",
     "InverseRatioWeighting",
     "Jsd",
     "JsonlPrompts",
@@ -109,6 +119,7 @@ __all__ = [
     "ObjectiveSection",
     "OptimSection",
     "OracleJudgeSection",
+    "OwnInstructSet",
     "OwnMathSet",
     "PackedJudge",
     "ParquetPrompts",
@@ -138,6 +149,7 @@ __all__ = [
     "UniformWeighting",
     "ValueHeadJudgeSection",
     "VllmSection",
+    "WatchSection",
     "Weighting",
 ]
 
@@ -183,6 +195,11 @@ class Config(Section):
     select: SelectSection = SelectSection()
     distill: DistillSection = DistillSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @property
+    def needs_rollout_actors(self) -> bool:
+        """Whether versions of the student are published during distillation."""
+        return self.rollouts.refresh.on or self.distill.watch.every > 0
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from vcrd_ray.config.base import Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
+from vcrd_ray.evaluation.instruct.section import InstructSection
 
 MathSetName = Literal[
     "gsm8k",
@@ -24,6 +25,7 @@ MathSetName = Literal[
     "cmath",
 ]
 CodeSetName = Literal["humaneval", "mbpp"]
+InstructSetName = Literal["alpaca_eval", "evol_instruct", "ultrafeedback"]
 
 
 class OwnMathSet(Section):
@@ -126,6 +128,30 @@ def _check_samples(name: str, samples: int, ks: tuple[int, ...], sampling: Sampl
         )
 
 
+class OwnInstructSet(Section):
+    """A file of instructions with answers to compare with."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="What it is called in results")
+    path: Path = Field(description="JSON Lines file or JSON array")
+    prompt_key: str = Field(default="prompt", description="Field with the instruction")
+    reference_key: str = Field(default="reference", description="Field with the answer to compare with")
+
+
+class InstructSuiteSection(InstructSection):
+    """Instruction following: win rates against reference answers, by a judge behind an OpenAI-compatible endpoint."""
+
+    data: Path = Field(
+        default=Path("data"),
+        description="Folder with alpaca_eval/, evol_instruct/ and ultrafeedback/distillm2_eval.jsonl",
+    )
+    sets: tuple[InstructSetName, ...] = Field(
+        default=("alpaca_eval", "evol_instruct", "ultrafeedback"), description="Published sets"
+    )
+    own: tuple[OwnInstructSet, ...] = Field(default=(), description="Sets of your own")
+    limit: int | None = Field(default=None, ge=1, description="Only the first instructions of each set, for a quick look")
+    sampling: SamplingSection = SamplingSection(temperature=0.8, top_p=0.95, max_new_tokens=1024)
+
+
 class EvaluateSection(Section):
     """pass@1 on held-out problems of your own, and benchmark suites."""
 
@@ -137,3 +163,4 @@ class EvaluateSection(Section):
     confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the Wilson interval")
     math: MathSection = MathSection()
     code: CodeSection = CodeSection()
+    instruct: InstructSuiteSection = InstructSuiteSection()

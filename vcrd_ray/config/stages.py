@@ -87,6 +87,14 @@ class RolloutsSection(Section):
         return self
 
 
+class WatchSection(Section):
+    """Held-out problems that rollout actors (rollouts.refresh) answer while the student trains."""
+
+    every: int = Field(default=0, ge=0, description="Updates between two evaluations; 0: none")
+    prompts: Prompts = TinyPrompts(seed=5, count=200)
+    sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
+
+
 class DistillSection(TrainingSection):
     """Validity-calibrated distillation on rollout pairs."""
 
@@ -97,6 +105,7 @@ class DistillSection(TrainingSection):
         description="Train lm_head too, and embeddings tied to it (lora null only); costs a second pass over logits",
     )
     objective: ObjectiveSection = ObjectiveSection()
+    watch: WatchSection = WatchSection()
     max_length: int = Field(default=1024, ge=2, description="Longest prompt plus response; longer pairs are rejected")
     chunk_rows: int = Field(default=256, ge=1, description="Rows whose logits exist at a time")
     overlap: bool = Field(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vcrd_ray.signals import Pending
-from vcrd_ray.types import PairBatch, Rollout
+from vcrd_ray.types import PairBatch, Prompt, Rollout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +51,22 @@ class Written:
     """Spent loading and checking the version; 0 where it was there already."""
     canary_difference: float
     """Largest difference of a canary token's log-probability to the trainer's, nats."""
+
+
+class Answers(Pending[list[Rollout]], Protocol):
+    """Answers that may be asked after without waiting."""
+
+    def ready(self) -> bool:
+        """Whether `result` would come at once."""
+        ...
+
+
+class AnswerSource(Protocol):
+    """A published version of the student, as those who watch it see it."""
+
+    def answer(self, version: VersionRef, prompts: tuple[Prompt, ...]) -> Answers:
+        """Ask for an answer to each prompt; does not wait."""
+        ...
 
 
 class ResponseSource(Protocol):

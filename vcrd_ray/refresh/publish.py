@@ -44,24 +44,29 @@ class Publisher:
     def __init__(self, *, backend: Backend, run_dir: Path, pairs: Sequence[RolloutPair], merged: bool) -> None:
         """`pairs`: those of the run; the first student response is the canary. All ranks have the same."""
         self._backend = backend
-        self._root = run_dir / VERSIONS
+        self.root = run_dir / VERSIONS
         self._log = run_dir / VERSIONS_LOG
         self._kind: Kind = "adapter" if backend.student.has_adapter and not merged else "weights"
         first = next(pair for pair in pairs if len(pair.student_ids))
         self._canary = replace(first.only("student"), student_ids=first.student_ids[:_CANARY_TOKENS])
         self._base_logprobs = self._canary_logprobs()
         self._last: VersionRecord | None = None
+        self._published: VersionRef | None = None
+        self._learnt = False
 
-    def publish(self, number: int, *, learnt: bool) -> VersionRef:
-        """Write the student as it is as a version.
+    def note(self, *, learnt: bool) -> None:
+        """An update is done; `learnt`: it had a learning rate and a gradient."""
+        self._learnt |= learnt
 
-        Args:
-            learnt: whether an update since the last version had a learning rate and a gradient.
+    def publish(self, number: int) -> VersionRef:
+        """Write the student as it is as a version, once.
 
         Raises:
             SyncError: nothing changed although something was learnt.
             CheckpointError: the disk refused.
         """
+        if self._published is not None and self._published.number == number:
+            return self._published
         started = time.perf_counter()
         canary = Canary(
             prompt_ids=tuple(self._canary.prompt_ids.tolist()),
@@ -69,14 +74,14 @@ class Publisher:
             logprobs=self._canary_logprobs(),
             base_logprobs=self._base_logprobs,
         )
-        directory = aside(self._root, number)
+        directory = aside(self.root, number)
         if self._backend.rank == 0:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
         self._backend.write_version(directory, merged=self._kind == "weights")
         if self._backend.rank == 0:
-            record = name_version(self._root, number, kind=self._kind, canary=canary)
-            check_changed(record, self._last, learnt=learnt)
+            record = name_version(self.root, number, kind=self._kind, canary=canary)
+            check_changed(record, self._last, learnt=self._learnt)
             self._last = record
             facts = record.model_dump(include={"number", "kind", "digest", "num_bytes"})
             moved = max(abs(a - b) for a, b in zip(canary.logprobs, canary.base_logprobs, strict=True))
@@ -84,7 +89,9 @@ class Publisher:
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(facts | {"canary_from_base": moved, "seconds": seconds}) + "\n")
         self._barrier()
-        return self.find(number)
+        self._learnt = False
+        self._published = self.find(number)
+        return self._published
 
     def find(self, number: int) -> VersionRef:
         """A version that was published before.
@@ -92,13 +99,13 @@ class Publisher:
         Raises:
             SyncError: it is not there any more.
         """
-        directory = version_directory(self._root, number)
+        directory = version_directory(self.root, number)
         return VersionRef(number=number, directory=directory, digest=read_version(directory).digest)
 
     def prune(self, kept: Iterable[int]) -> None:
         """Remove all versions but these."""
         if self._backend.rank == 0:
-            prune_versions(self._root, set(kept))
+            prune_versions(self.root, set(kept))
 
     def _barrier(self) -> None:
         # No rank may name a version in an order before it has its name on disk.

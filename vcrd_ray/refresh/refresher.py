@@ -38,21 +38,20 @@ class Refresher:
         *,
         source: ResponseSource,
         publisher: Publisher,
-        kept: KeptResponses,
+        responses: KeptResponses,
     ) -> None:
         self.admission = Admission.of(section, epoch_updates=batches.epoch_updates)
         self._share = section.share
         self._batches = batches
         self._source = source
         self._publisher = publisher
-        self._kept = kept
+        self._responses = responses
         self._versions: dict[int, VersionRef] = {}
         self._ordered: dict[int, _Ordered] = {}
-        self._learnt = False
 
     def begin(self, first: int) -> None:
         """Start, or go on, before this update."""
-        self._kept.cut(first)
+        self._responses.cut(first)
         self._versions = {number: self._publisher.find(number) for number in self.admission.needed(first)}
         self._ordered = {}
 
@@ -70,22 +69,21 @@ class Refresher:
 
     def finish(self, update: int, *, learnt: bool) -> Written | None:
         """An update is done: keep its responses, and publish a version if it is time."""
-        self._learnt |= learnt
+        self._publisher.note(learnt=learnt)
         written = self._ordered.pop(update).written
         found = None if written is None else written.result()
         if found is not None:
-            self._kept.write(update, self._batches.rank, version=found.version, rollouts=found.rollouts)
+            self._responses.write(update, self._batches.rank, version=found.version, rollouts=found.rollouts)
         done = update + 1
         if self.admission.is_published(done, num_updates=self._batches.num_updates):
-            self._versions[done] = self._publisher.publish(done, learnt=self._learnt)
-            self._learnt = False
+            self._versions[done] = self._publisher.publish(done)
         return found
 
-    def prune(self, done: int, resumable: Iterable[int]) -> None:
-        """Remove versions that neither this run nor going on from a checkpoint needs."""
+    def kept(self, done: int, resumable: Iterable[int]) -> set[int]:
+        """Versions that this run, or going on from a checkpoint, needs; others are forgotten."""
         kept = self.admission.kept(done, resumable)
         self._versions = {number: ref for number, ref in self._versions.items() if number in kept}
-        self._publisher.prune(kept)
+        return kept
 
     def _order(self, update: int, threshold: float | None) -> _Ordered:
         version = self.admission.version(update)
@@ -127,7 +125,7 @@ class Refresher:
         for earlier, rank in self._batches.earlier_uses(pair, update):
             if earlier >= version:
                 continue
-            found = self._kept.find(pair.id, earlier, rank)
+            found = self._responses.find(pair.id, earlier, rank)
             if found is not None:
                 return replace(pair, student_ids=found[0], student_version=found[1])
         return pair

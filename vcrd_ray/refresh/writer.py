@@ -7,7 +7,7 @@ answers: there is no way to be asked with the wrong weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, Queue
 from threading import Thread
@@ -31,6 +31,8 @@ class WriterSettings:
     """What a run wants of its writers."""
 
     sampling: SamplingSection
+    watched: SamplingSection
+    """Of answers to held-out problems."""
     seed: int
     max_length: int
     """Longest prompt plus response; responses are cut there."""
@@ -45,6 +47,7 @@ class WriterSettings:
         refresh = config.rollouts.refresh
         return cls(
             sampling=config.rollouts.sampling,
+            watched=config.distill.watch.sampling,
             seed=config.run.seed,
             max_length=config.distill.max_length,
             batch_size=config.rollouts.batch_size,
@@ -98,6 +101,20 @@ class ResponseWriter:
             sync_s=synced - started if fresh else 0.0,
             canary_difference=self._canary_difference,
         )
+
+    def answer(self, version: VersionRef, prompts: Sequence[Prompt]) -> list[Rollout]:
+        """Answers of a version to held-out problems.
+
+        Raises:
+            SyncError: as for `write`.
+        """
+        if self._version != version:
+            self._become(version)
+        made: list[Rollout] = []
+        for start in range(0, len(prompts), self._settings.batch_size):
+            batch = prompts[start : start + self._settings.batch_size]
+            made += self._engine.generate(batch, self._settings.watched, seed=self._settings.seed)
+        return made
 
     def _become(self, ref: VersionRef) -> None:
         """Load a version and let the canary sing, or raise; until both are done this writer holds no version."""

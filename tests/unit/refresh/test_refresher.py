@@ -73,6 +73,7 @@ class Run:
         self.backend = TorchBackend(student, section.optim, num_updates=NUM_UPDATES)
         self.batches = Batches(pairs, section, seed=0, rank=0, world_size=1)
         self.folder = folder
+        self.publisher = Publisher(backend=self.backend, run_dir=folder, pairs=pairs, merged=False)
         self.refresher = Refresher(
             self.config.rollouts.refresh,
             self.batches,
@@ -82,8 +83,8 @@ class Run:
                     WriterSettings.of(self.config),
                 )
             ),
-            publisher=Publisher(backend=self.backend, run_dir=folder, pairs=pairs, merged=False),
-            kept=KeptResponses(folder, decode=student.tokenizer.decode),
+            publisher=self.publisher,
+            responses=KeptResponses(folder, decode=student.tokenizer.decode),
         )
         self.reports: list[UpdateReport] = []
         self.distiller = Distiller(
@@ -166,7 +167,7 @@ def test_stopped_and_gone_on_with_equals_never_stopped(
     state = tmp_path / "state"
     state.mkdir()
     first.backend.save(state)
-    first.refresher.prune(5, [5])
+    first.publisher.prune(first.refresher.kept(5, [5]))
     # What was written for updates that are done again, by a run that was killed later, is forgotten.
     first.updates(first=5, stop=6)
     second = Run(tmp_path / "parts", pairs, teacher, refresh)
@@ -180,7 +181,7 @@ def test_a_version_that_is_gone_stops_the_run_that_needs_it(
     tmp_path: Path, pairs: list[RolloutPair], teacher: HFEngine
 ) -> None:
     run = Run(tmp_path, pairs, teacher, {"every": 2, "ahead": 2}).updates(stop=5)
-    run.refresher.prune(NUM_UPDATES, [])
+    run.publisher.prune(run.refresher.kept(NUM_UPDATES, []))
     with pytest.raises(SyncError, match="no version of the student there"):
         run.updates(first=5)
 

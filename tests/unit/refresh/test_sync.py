@@ -26,6 +26,7 @@ from vcrd_ray.types import FloatArray, IntArray, PairBatch, RolloutPair
 CPU = torch.device("cpu")
 SETTINGS = WriterSettings(
     sampling=SamplingSection(max_new_tokens=24),
+    watched=SamplingSection(temperature=0.0, max_new_tokens=24),
     seed=0,
     max_length=200,
     batch_size=4,
@@ -50,7 +51,8 @@ class Trainer:
         self.backend.step()
 
     def publish(self, number: int, *, learnt: bool = True) -> VersionRef:
-        return self.publisher.publish(number, learnt=learnt)
+        self.publisher.note(learnt=learnt)
+        return self.publisher.publish(number)
 
 
 def engine() -> HFEngine:
@@ -111,6 +113,7 @@ def test_responses_are_cut_where_prompt_and_response_reach_the_longest(
     longest = max(len(p.prompt_ids) for p in pairs[:3]) + 2
     settings = WriterSettings(
         sampling=SamplingSection(max_new_tokens=24),
+        watched=SamplingSection(temperature=0.0, max_new_tokens=24),
         seed=0,
         max_length=longest,
         batch_size=1,
@@ -212,8 +215,10 @@ def test_another_runs_version_under_the_same_number_is_refused(tmp_path: Path, p
     trainer = Trainer(tmp_path, pairs)
     trainer.step()
     announced = trainer.publish(1)
-    trainer.step()
-    trainer.publish(1)
+    other = Trainer(tmp_path, pairs)
+    other.step()
+    other.step()
+    other.publish(1)
     with pytest.raises(SyncError, match=r"is it written by another run"):
         ResponseWriter(engine(), SETTINGS).write(order_of(announced, pairs))
 
