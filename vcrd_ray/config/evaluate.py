@@ -148,7 +148,9 @@ class InstructSuiteSection(InstructSection):
         default=("alpaca_eval", "evol_instruct", "ultrafeedback"), description="Published sets"
     )
     own: tuple[OwnInstructSet, ...] = Field(default=(), description="Sets of your own")
-    limit: int | None = Field(default=None, ge=1, description="Only the first instructions of each set, for a quick look")
+    limit: int | None = Field(
+        default=None, ge=1, description="Only the first instructions of each set, for a quick look"
+    )
     sampling: SamplingSection = SamplingSection(temperature=0.8, top_p=0.95, max_new_tokens=1024)
 
 
