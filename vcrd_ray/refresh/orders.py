@@ -22,18 +22,13 @@ class VersionRef:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponseOrder:
-    """Micro-batches of one rank, of one update or several, whose student responses are to be written anew."""
+    """Micro-batches of one rank and update whose student responses are to be written anew."""
 
     version: VersionRef
     batches: tuple[PairBatch, ...]
     """With the student responses that there are; those written anew take their place."""
     renewed: tuple[tuple[bool, ...], ...]
     """For each pair of each batch, whether its response is written anew."""
-
-    @property
-    def num_responses(self) -> int:
-        """How many are written."""
-        return sum(map(sum, self.renewed))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +38,6 @@ class Written:
     version: int
     rollouts: tuple[Rollout, ...]
     """New responses under their pairs' ids, in the order of the batches."""
-    updates: tuple[int, ...]
-    """The update that each was written for."""
     seconds: float
     """Spent generating."""
     sync_s: float

@@ -96,7 +96,6 @@ class ResponseWriter:
         return batches, Written(
             version=order.version.number,
             rollouts=tuple(written),
-            updates=tuple(update for update, _ in wanted),
             seconds=time.perf_counter() - synced,
             sync_s=synced - started if fresh else 0.0,
             canary_difference=self._canary_difference,
