@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +11,7 @@ from vcrd_ray.errors import JudgeError
 from vcrd_ray.evaluation.instruct.pairwise import PairRecord, Ruling
 from vcrd_ray.evaluation.instruct.prompts import Order
 from vcrd_ray.evaluation.instruct.section import Scheme
+from vcrd_ray.evaluation.statistics import wilson_interval
 
 
 class WinRate(BaseModel):
@@ -121,19 +121,6 @@ def figures(records: Sequence[PairRecord], *, scheme: Scheme, confidence: float)
     )
 
 
-def wilson(share: float, num: int, *, confidence: float) -> tuple[float, float]:
-    """The Wilson score interval of a mean of `num` scores between 0 and 1.
-
-    Scores of 0 and 1 alone have the variance s(1-s) that it supposes; ties and split pairs have less, so that the interval
-    is then wider than it need be, never narrower.
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = share + z * z / (2 * num)
-    spread = z * sqrt(max(0.0, share * (1 - share)) / num + z * z / (4 * num * num))
-    scale = 1 + z * z / num
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
 def _of_order(order: Order, rulings: Sequence[Ruling], confidence: float) -> OrderFigures:
     scores = [ruling.score for ruling in rulings if ruling.score is not None]
     return OrderFigures(
@@ -173,7 +160,7 @@ def _rate(scores: Sequence[float], confidence: float, *, of: str) -> WinRate:
 
 
 def _with_interval(value: float, num_pairs: int, confidence: float) -> WinRate:
-    low, high = wilson(value, num_pairs, confidence=confidence)
+    low, high = wilson_interval(value, num_pairs, confidence=confidence)
     return WinRate(value=value, low=low, high=high, num_pairs=num_pairs, confidence=confidence)
 
 

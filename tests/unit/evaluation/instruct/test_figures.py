@@ -6,9 +6,10 @@ from math import comb
 import pytest
 
 from vcrd_ray.errors import JudgeError
-from vcrd_ray.evaluation.instruct.figures import figures, wilson
+from vcrd_ray.evaluation.instruct.figures import figures
 from vcrd_ray.evaluation.instruct.pairwise import PairRecord, Ruling, score_of
 from vcrd_ray.evaluation.instruct.prompts import Order, Verdict
+from vcrd_ray.evaluation.statistics import wilson_interval
 
 
 def _ruling(order: Order, verdict: str) -> Ruling:
@@ -123,14 +124,14 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     for p in (0.05, 0.2, 0.5, 0.7):
         covered = 0.0
         for wins in range(101):
-            low, high = wilson(wins / 100, 100, confidence=0.95)
+            low, high = wilson_interval(wins / 100, 100, confidence=0.95)
             covered += comb(100, wins) * p**wins * (1 - p) ** (100 - wins) * (low <= p <= high)
         assert 0.93 < covered < 0.98
 
 
 def test_an_interval_stays_between_none_and_all() -> None:
-    assert wilson(0.0, 3, confidence=0.99)[0] == 0.0 and 0 < wilson(0.0, 3, confidence=0.99)[1] < 1
-    assert wilson(1.0, 3, confidence=0.99)[1] == 1.0
+    assert wilson_interval(0.0, 3, confidence=0.99)[0] == 0.0 and 0 < wilson_interval(0.0, 3, confidence=0.99)[1] < 1
+    assert wilson_interval(1.0, 3, confidence=0.99)[1] == 1.0
 
 
 def test_figures_are_written_as_json() -> None:
