@@ -20,6 +20,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SIDES = (("teacher", "teacher prefixes", PALETTE[0]), ("student", "student prefixes", PALETTE[1]))
 _TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 _POSITION_BINS = 10
+_OF_NEW_RESPONSES = ("waiting for responses", "rollout actors busy (elsewhere)")
 
 
 def _styled(figure: go.Figure, *, height: int, x: str = "", y: str = "") -> go.Figure:
@@ -152,9 +153,13 @@ def time_bars(runs: Sequence[TrainingData]) -> go.Figure:
         ("student computing", PALETTE[0]),
         ("waiting for teacher", PALETTE[1]),
         ("waiting for judge", PALETTE[3]),
+        ("waiting for responses", PALETTE[4]),
         ("teacher busy (elsewhere)", "#bbbbbb"),
         ("judge busy (elsewhere)", "#888888"),
+        ("rollout actors busy (elsewhere)", "#dddddd"),
     )
+    if not any(run.refresh for run in runs):
+        parts = tuple(part for part in parts if part[0] not in _OF_NEW_RESPONSES)
     figure = go.Figure()
     for part, colour in parts:
         figure.add_bar(
@@ -171,15 +176,18 @@ def time_bars(runs: Sequence[TrainingData]) -> go.Figure:
 
 def _time_parts(run: TrainingData) -> dict[str, float]:
     def median(key: str) -> float:
-        return float(np.median([row[key] for row in run.metrics]))
+        return float(np.median([row.get(key, 0.0) for row in run.metrics]))
 
-    student = [row["time/update_s"] - row["wait/teacher_s"] - row["wait/judge_s"] for row in run.metrics]
+    waits = ("wait/teacher_s", "wait/judge_s", "wait/rollouts_s")
+    student = [row["time/update_s"] - sum(row.get(wait, 0.0) for wait in waits) for row in run.metrics]
     return {
         "student computing": float(np.median(student)),
         "waiting for teacher": median("wait/teacher_s"),
         "waiting for judge": median("wait/judge_s"),
+        "waiting for responses": median("wait/rollouts_s"),
         "teacher busy (elsewhere)": median("time/teacher_s"),
         "judge busy (elsewhere)": median("time/judge_s"),
+        "rollout actors busy (elsewhere)": median("time/rollouts_s"),
     }
 
 
