@@ -149,7 +149,7 @@ def score_scatter(decisions: Sequence[Decision]) -> go.Figure:
 
 def time_bars(runs: Sequence[TrainingData]) -> go.Figure:
     """Seconds an update of each role, and the waits that were exposed. Medians over updates."""
-    parts = (
+    parts: tuple[tuple[str, str], ...] = (
         ("student computing", PALETTE[0]),
         ("waiting for teacher", PALETTE[1]),
         ("waiting for judge", PALETTE[3]),
