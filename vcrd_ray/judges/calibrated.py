@@ -51,7 +51,11 @@ class IsotonicMap(BaseModel):
 
     def apply(self, logit: FloatArray) -> FloatArray:
         """Calibrated logits; what is no finite number becomes NaN."""
-        mapped = np.interp(logit, self.logits, self.mapped)
+        values = np.asarray(self.mapped)
+        right = np.searchsorted(self.logits, logit, side="right")
+        # By rounding, the line between two knots may leave their values, and order with it.
+        low, high = values[np.maximum(right - 1, 0)], values[np.minimum(right, len(values) - 1)]
+        mapped = np.clip(np.interp(logit, self.logits, values), low, high)
         return np.where(np.isfinite(logit), mapped, np.nan).astype(np.float32)
 
 

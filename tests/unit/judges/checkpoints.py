@@ -131,6 +131,11 @@ def leaf_rows(request: JudgeRequest) -> list[int]:
     return np.flatnonzero(flat(request.responses) != flat(request.candidates)).tolist()
 
 
+ROUNDING = 5e-5
+"""Largest difference that float32 makes between two orders of the same sums, for logits below 10: processors differ
+(up to 1.3e-5 was seen on one where another showed 5e-6), and a position seen wrongly moves logits by whole units."""
+
+
 def differences(judge: PackedJudge, request: JudgeRequest) -> np.ndarray:
     """Packed minus separate logits, own tokens and candidates of every row. [2, N]"""
     scores = judge.score(request)

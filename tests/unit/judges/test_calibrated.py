@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -123,6 +123,7 @@ def test_what_is_no_number_stays_none(tokenizer: PreTrainedTokenizerFast) -> Non
 numbers = st.floats(-50, 50, width=32)
 
 
+@example([0.0, -1.1754943508222875e-38], [(0.0, -1.1754943508222875e-38), (-1.0, -1.0)])
 @given(st.lists(numbers, min_size=2, max_size=20), st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8))
 def test_maps_keep_order_and_equality(logits: list[float], knots: list[tuple[float, float]]) -> None:
     x = sorted({round(k[0], 2) for k in knots})

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from tests.unit.judges.checkpoints import ROUNDING
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.implicit import ImplicitJudge, chosen_logp, load_implicit_judge
@@ -125,8 +126,8 @@ def test_every_token_equals_forwards_of_both_models_over_its_prefix(
 ) -> None:
     scores = load(*paths, max_batch_tokens=max_batch_tokens).score(ragged_request())
     assert expected.std() > 0.5
-    assert np.abs(scores.trunk_logit - expected[:, 0]).max() < 1e-5
-    assert np.abs(scores.candidate_logit - expected[:, 1]).max() < 1e-5
+    assert np.abs(scores.trunk_logit - expected[:, 0]).max() < ROUNDING
+    assert np.abs(scores.candidate_logit - expected[:, 1]).max() < ROUNDING
 
 
 def test_equal_candidates_are_a_bit_equal_copy(judge: ImplicitJudge) -> None:
@@ -146,8 +147,8 @@ def test_chat_template_makes_the_prompt_where_there_is_one(tmp_path: Path, paths
     scores = load(path, paths[1]).score(request)
     for t in range(3):
         ratios = plain_log_ratios(path, paths[1], prompt, response[:t].tolist())
-        assert abs(scores.trunk_logit[t] - ratios[response[t]].item()) < 1e-5
-        assert abs(scores.candidate_logit[t] - ratios[response[t] + 1].item()) < 1e-5
+        assert abs(scores.trunk_logit[t] - ratios[response[t]].item()) < ROUNDING
+        assert abs(scores.candidate_logit[t] - ratios[response[t] + 1].item()) < ROUNDING
 
 
 def test_tied_models_use_their_embedding_as_head(tmp_path: Path, paths: tuple[Path, Path]) -> None:
@@ -157,8 +158,8 @@ def test_tied_models_use_their_embedding_as_head(tmp_path: Path, paths: tuple[Pa
     request = JudgeRequest(questions=("x",), responses=(response,), candidates=(response + 3,))
     scores = load(path, paths[1]).score(request)
     ratios = plain_log_ratios(path, paths[1], byte_tokenizer().encode("x\n"), [])
-    assert abs(scores.trunk_logit[0] - ratios[50].item()) < 1e-5
-    assert abs(scores.candidate_logit[0] - ratios[53].item()) < 1e-5
+    assert abs(scores.trunk_logit[0] - ratios[50].item()) < ROUNDING
+    assert abs(scores.candidate_logit[0] - ratios[53].item()) < ROUNDING
 
 
 def test_a_model_and_itself_give_zero_everywhere(paths: tuple[Path, Path]) -> None:
@@ -172,7 +173,7 @@ def test_chunks_of_the_head_change_nothing(chunk_rows: int) -> None:
     torch.manual_seed(0)
     hidden, head, chosen = torch.randn(7, 8), torch.randn(50, 8), torch.randint(50, (7, 2))
     expected = (hidden @ head.T).log_softmax(-1).gather(1, chosen)
-    assert (chosen_logp(hidden, head, chosen, chunk_rows=chunk_rows) - expected).abs().max() < 1e-5
+    assert (chosen_logp(hidden, head, chosen, chunk_rows=chunk_rows) - expected).abs().max() < ROUNDING
 
 
 def test_head_is_fp32_on_a_bf16_backbone(paths: tuple[Path, Path], judge: ImplicitJudge) -> None:
@@ -213,7 +214,7 @@ def test_a_step_is_the_sum_over_its_tokens(paths: tuple[Path, Path]) -> None:
 
 
 def test_self_check_of_a_sound_judge_is_rounding(judge: ImplicitJudge) -> None:
-    assert 0.0 < judge.self_check(ragged_request(), num_leaves=20, seed=0) < 1e-5
+    assert 0.0 < judge.self_check(ragged_request(), num_leaves=20, seed=0) < ROUNDING
 
 
 def test_self_check_finds_a_model_that_sees_what_follows(paths: tuple[Path, Path]) -> None:

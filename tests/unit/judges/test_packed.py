@@ -14,6 +14,7 @@ import torch
 from tests.unit.judges.checkpoints import (
     BOS,
     EOS,
+    ROUNDING,
     byte_tokenizer,
     differences,
     flat,
@@ -75,7 +76,7 @@ def judge(load: Load) -> PackedJudge:
 def test_every_score_equals_a_forward_of_its_own(load: Load, attention: AttentionKind, max_batch_tokens: int) -> None:
     """Ragged trajectories, padded together, a few together and alone."""
     judge = load(attention=attention, max_batch_tokens=max_batch_tokens)
-    assert differences(judge, ragged_request()).max() < 1e-5
+    assert differences(judge, ragged_request()).max() < ROUNDING
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -83,7 +84,7 @@ def test_every_score_equals_a_forward_of_its_own(load: Load, attention: Attentio
 def test_every_score_equals_a_forward_of_its_own_at_the_limits(
     load: Load, attention: AttentionKind, agreement: float
 ) -> None:
-    assert differences(load(attention=attention), ragged_request(agreement)).max() < 1e-5
+    assert differences(load(attention=attention), ragged_request(agreement)).max() < ROUNDING
 
 
 class Mutated:
@@ -178,19 +179,19 @@ def test_scores_follow_the_order_of_the_request(judge: PackedJudge) -> None:
     bounds = np.cumsum([0, *(len(r) for r in request.responses)])
     rows = np.concatenate([np.arange(bounds[s], bounds[s + 1]) for s in order])
     expected = judge.score(request)
-    assert np.abs(shuffled.trunk_logit - expected.trunk_logit[rows]).max() < 1e-5
-    assert np.abs(shuffled.candidate_logit - expected.candidate_logit[rows]).max() < 1e-5
+    assert np.abs(shuffled.trunk_logit - expected.trunk_logit[rows]).max() < ROUNDING
+    assert np.abs(shuffled.candidate_logit - expected.candidate_logit[rows]).max() < ROUNDING
 
 
 # --- self-check -----------------------------------------------------------------------------------
 
 
 def test_self_check_of_a_sound_judge_is_rounding(judge: PackedJudge) -> None:
-    assert 0.0 < judge.self_check(ragged_request(), num_leaves=8, seed=0) < 1e-5
+    assert 0.0 < judge.self_check(ragged_request(), num_leaves=8, seed=0) < ROUNDING
 
 
 def test_self_check_without_branches_compares_trajectory_tokens(judge: PackedJudge) -> None:
-    assert 0.0 < judge.self_check(ragged_request(agreement=1.0), num_leaves=8, seed=0) < 1e-5
+    assert 0.0 < judge.self_check(ragged_request(agreement=1.0), num_leaves=8, seed=0) < ROUNDING
 
 
 def test_self_check_without_anything_to_compare_is_zero(judge: PackedJudge) -> None:

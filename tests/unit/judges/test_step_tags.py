@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.unit.judges.checkpoints import ROUNDING
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.step_tags import (
@@ -186,7 +187,7 @@ def test_step_scores_are_the_authors(paths: dict[str, Path], template: str, max_
         assert len(found) == len(solution.steps)
         if solution.steps:
             expected = authors_logits(paths[template], template, solution)
-            assert np.abs(found - expected).max() < 1e-5
+            assert np.abs(found - expected).max() < ROUNDING
             spread += expected
     assert np.std(spread) > 0.3
 
@@ -210,7 +211,7 @@ def test_math_shepherd_is_not_misled_by_tags_in_the_text(
         with torch.no_grad():
             logits = model(torch.tensor([tokenizer.encode(part)])).logits[0, -1]
         good, bad = tokenizer.encode("+ -")[1:]
-        assert abs(found - (logits[good] - logits[bad]).item()) < 1e-5
+        assert abs(found - (logits[good] - logits[bad]).item()) < ROUNDING
 
 
 def test_rlhflow_is_read_right_where_the_chat_does_not_tokenise_in_pieces(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_rlhflow_is_read_right_where_the_chat_does_not_tokenise_in_pieces(tmp_pa
     )
     tokenizer.save_pretrained(path)
     found = load(path, "rlhflow").score_steps(SOLUTIONS[:1])[0]
-    assert np.abs(found - authors_logits(path, "rlhflow", SOLUTIONS[0])).max() < 1e-5
+    assert np.abs(found - authors_logits(path, "rlhflow", SOLUTIONS[0])).max() < ROUNDING
 
 
 # --- scores of tokens -----------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def test_every_token_has_the_score_of_its_step(
         solution = StepSolution(question=question, steps=steps)
         expected.append(np.repeat(authors_logits(paths[template], template, solution), counts))
     scores = judges[template].score(request)
-    assert np.abs(scores.trunk_logit - np.concatenate(expected)).max() < 1e-5
+    assert np.abs(scores.trunk_logit - np.concatenate(expected)).max() < ROUNDING
     same = np.concatenate(request.responses) == np.concatenate(request.candidates)
     assert 0 < same.sum() < len(same)
     assert np.array_equal(scores.candidate_logit[same], scores.trunk_logit[same])
@@ -259,7 +260,7 @@ def test_tokens_do_not_depend_on_the_batch(
     request = request_of("One.\n\nTwo = 2\nSo 3.\n<eos>", "one line", "a", "é\nü")
     together = judges[template].score(request)
     alone = load(paths[template], template, max_batch_tokens=1).score(request)
-    assert np.abs(together.trunk_logit - alone.trunk_logit).max() < 1e-5
+    assert np.abs(together.trunk_logit - alone.trunk_logit).max() < ROUNDING
     assert together.num_tokens == alone.num_tokens > 4 * 20
 
 
@@ -328,7 +329,7 @@ def test_steps_of_a_sentencepiece_tokenizer() -> None:
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_self_check_of_a_sound_judge_is_rounding(judges: dict[str, StepTagsJudge], template: str) -> None:
     request = request_of("One\nTwo\nThree", "a\nbb\nccc")
-    assert 0.0 < judges[template].self_check(request, num_leaves=6, seed=0) < 1e-5
+    assert 0.0 < judges[template].self_check(request, num_leaves=6, seed=0) < ROUNDING
 
 
 def test_self_check_finds_a_model_that_sees_what_follows(paths: dict[str, Path]) -> None:

@@ -13,6 +13,7 @@ from tests.unit.judges.checkpoints import (
     BOS,
     EOS,
     HIDDEN,
+    ROUNDING,
     WEIGHTS,
     byte_tokenizer,
     differences,
@@ -59,7 +60,7 @@ def test_trunk_is_the_head_on_the_causal_model_after_bos_problem_newline(checkpo
             hidden = reference(torch.tensor([[*prompt, *response.tolist()]])).last_hidden_state[0]
         logits = hidden @ head["v_head.summary.weight"][0] + head["v_head.summary.bias"]
         expected.append(logits[len(prompt) :].numpy())
-    assert np.abs(judge.score(request).trunk_logit - np.concatenate(expected)).max() < 1e-5
+    assert np.abs(judge.score(request).trunk_logit - np.concatenate(expected)).max() < ROUNDING
 
 
 def test_steps_are_read_at_the_newline_behind_each(checkpoint: Path, judge: PackedJudge) -> None:
@@ -80,7 +81,7 @@ def test_steps_are_read_at_the_newline_behind_each(checkpoint: Path, judge: Pack
             with torch.no_grad():
                 hidden = reference(torch.tensor([ids])).last_hidden_state[0, -1]
             expected = hidden @ head["v_head.summary.weight"][0] + head["v_head.summary.bias"][0]
-            assert score == pytest.approx(float(expected), abs=1e-5)
+            assert score == pytest.approx(float(expected), abs=ROUNDING)
 
 
 def test_bf16_backbone_stays_near_its_separate_forwards(checkpoint: Path) -> None:
@@ -99,7 +100,7 @@ def test_bf16_checkpoint_is_read_in_the_dtype_asked_for(tmp_path: Path) -> None:
         state.update({name: tensor.bfloat16() for name, tensor in state.items()})
 
     edit_weights(tmp_path, to_bf16)
-    assert differences(load(tmp_path), ragged_request()).max() < 1e-5
+    assert differences(load(tmp_path), ragged_request()).max() < ROUNDING
 
 
 def test_fingerprint_is_that_of_the_files(tmp_path: Path, judge: PackedJudge) -> None:

@@ -175,7 +175,7 @@ def test_an_error_ends_the_waits_of_other_requests(tmp_path: Path) -> None:
     ("header", "least", "most"),
     [
         ({"retry-after-ms": "2500", "Retry-After": "3"}, 2.5, 2.5),
-        ({"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)}, 20, 61),
+        ({"Retry-After": "in a minute"}, 20, 61),
         ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.5, 1),
         ({"Retry-After": "soon"}, 0.5, 1),
         ({"Retry-After": "nan"}, 0.5, 1),
@@ -185,6 +185,8 @@ def test_an_error_ends_the_waits_of_other_requests(tmp_path: Path) -> None:
 def test_the_wait_is_read_in_every_form_and_backs_off_without(
     tmp_path: Path, header: dict[str, str], least: float, most: float
 ) -> None:
+    if header.get("Retry-After") == "in a minute":  # of the test's own start, not of its module's import
+        header = {"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)}
     clock = JumpingClock()
     with chat_server(_first(Said(status=503, headers=header))) as server:
         ask(section(server.base_url), tmp_path / "c", "a", clock=clock)
