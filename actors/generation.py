@@ -17,10 +17,11 @@ from actors.placement import role_resources
 from actors.pools import engine_pool
 from vcrd_ray.config import Config, SamplingSection, TeacherSection
 from vcrd_ray.data.manifest import PartTotals
-from vcrd_ray.data.rollouts import write_block
+from vcrd_ray.data.rollouts import part_path, write_block
 from vcrd_ray.engines.loading import load_engine
 from vcrd_ray.models import load_tokenizer, resolve_model
 from vcrd_ray.runs import write_text
+from vcrd_ray.storage import Store
 from vcrd_ray.tasks.answers import is_correct
 from vcrd_ray.types import Prompt, Rollout
 
@@ -73,8 +74,13 @@ def generate_rollouts(
     def write(row: dict[str, Any]) -> dict[str, Any]:
         prompts, (teacher, teacher_s), (student, student_s) = pickle.loads(row["content"])
         totals = write_block(directory, int(row["block"]), prompts, teacher, student, seconds=(teacher_s, student_s))
+        if storage is not None:
+            # This task's node may be any; the driver takes the parts over at the end.
+            store, part = Store(storage).within(directory.name), part_path(directory, int(row["block"]))
+            store.push(part, part.relative_to(directory).as_posix())
         return {"totals": totals.model_dump_json()}
 
+    storage = config.run.storage
     rows = [{"block": block, "content": pickle.dumps([prompts])} for block, prompts in blocks]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     resources = role_resources(config, "teacher")

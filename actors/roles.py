@@ -22,7 +22,9 @@ from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.merging import MergingJudge
 from vcrd_ray.judging import judge_request
 from vcrd_ray.refresh.orders import ResponseOrder, VersionRef, Written
+from vcrd_ray.refresh.versions import bring_version
 from vcrd_ray.refresh.writer import ResponseWriter, WriterSettings
+from vcrd_ray.storage import Store
 from vcrd_ray.types import (
     IntArray,
     JudgeRequest,
@@ -142,6 +144,7 @@ class RolloutActor:
     def __init__(self, config: Config, load: Callable[[Config], VersionedEngine]) -> None:
         torch.set_num_threads(config.rollouts.refresh.threads)
         self._writer = ResponseWriter(load(config), WriterSettings.of(config))
+        self._storage = config.run.storage
 
     def ready(self) -> int:
         """Process id, once the student before training is loaded."""
@@ -149,9 +152,16 @@ class RolloutActor:
 
     def write(self, order: ResponseOrder) -> list[PairBatch | Written]:
         """The order's batches, and at the end what it took: each becomes an object of its own."""
+        self._bring(order.version)
         batches, written = self._writer.write(order)
         return [*batches, written]
 
     def answer(self, version: VersionRef, prompts: Sequence[Prompt]) -> list[Rollout]:
         """Answers of a version to held-out problems."""
+        self._bring(version)
         return self._writer.answer(version, prompts)
+
+    def _bring(self, version: VersionRef) -> None:
+        if self._storage is not None:
+            versions = version.directory.parent
+            bring_version(version.directory, Store(self._storage).within(versions.parent.name).within(versions.name))

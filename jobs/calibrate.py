@@ -40,7 +40,7 @@ def check(config: Config, others: Sequence[Config], files: Sequence[Path], *, fe
     """Everything that can be refused before a model is loaded."""
     from vcrd_ray.data.rollouts import read_manifest
     from vcrd_ray.judges.loading import check_judge_tokenizer
-    from vcrd_ray.models import is_on_hub
+    from vcrd_ray.models import must_be_fetched
 
     for file in files:
         if not file.is_file():
@@ -49,7 +49,7 @@ def check(config: Config, others: Sequence[Config], files: Sequence[Path], *, fe
         read_manifest(rollouts_directory(config))
     for section in (config.judge, *(other.judge for other in others)):
         paths = [config.student.path, *([section.path] if isinstance(section, ModelJudge) else [])]
-        if fetch or not any(is_on_hub(path) for path in paths):
+        if fetch or not any(must_be_fetched(path) for path in paths):
             check_judge_tokenizer(section, policy=config.student.path)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -24,10 +25,12 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from vcrd_ray.config import Config
-from vcrd_ray.errors import ConfigError, VcrdError
+from vcrd_ray.config import Config, Resume
+from vcrd_ray.errors import ConfigError, StoppedError, VcrdError
 
 EXIT_USAGE = 2
+EXIT_CAN_GO_ON = 75
+"""Stopped early with everything saved (EX_TEMPFAIL): the same command goes on."""
 
 
 def load_config(
@@ -45,7 +48,15 @@ def load_config(
     flags.add_argument(
         "--dry-run", action="store_true", help="check everything, print the resolved config and the placement, stop"
     )
+    flags.add_argument(
+        "--resume",
+        choices=get_args(Resume),
+        default=None,
+        help="short for --run.resume (default: auto, go on or begin)",
+    )
     own, rest = flags.parse_known_args(argv)
+    if own.resume is not None:
+        rest += ["--run.resume", own.resume]
     if own.config is not None:
         _check_file(own.config)
     if own.config is None and not rest:
@@ -177,10 +188,18 @@ def run_main(main: Any) -> NoReturn:
     except ConfigError as error:
         print(f"config error: {error}", file=sys.stderr)
         code = EXIT_USAGE
+    except StoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        code = EXIT_CAN_GO_ON
     except VcrdError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         code = 130
+    except SystemExit as exit_:
+        if exit_.code != signal.SIGTERM:
+            raise
+        print("told to end (SIGTERM); run the same command again to go on with what is finished", file=sys.stderr)
+        code = EXIT_CAN_GO_ON
     sys.exit(code)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vcrd_ray.config import Config, ModelJudge, Prompts
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.storage import Store
 
 _PLAIN_INTERVAL_S = 5.0
 _POLL_S = 0.5
@@ -50,14 +50,14 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
     from vcrd_ray.judges.calibrated import read_calibration
     from vcrd_ray.judges.compatibility import check_same_vocabulary
     from vcrd_ray.judges.loading import check_judge_tokenizer
-    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
+    from vcrd_ray.models import load_tokenizer, must_be_fetched, resolve_model
 
     judge_path = config.judge.path if isinstance(config.judge, ModelJudge) else ""
     judge = judge and config.distill.objective.needs_judge
     paths = [config.student.path, *[config.teacher.path] * teacher, *[judge_path] * bool(judge and judge_path)]
-    remote = [] if fetch else [path for path in dict.fromkeys(paths) if is_on_hub(path)]
+    remote = [] if fetch else [path for path in dict.fromkeys(paths) if must_be_fetched(path)]
     if remote:
-        print(f"not checked, because a dry run fetches nothing from the hub: {', '.join(remote)}", file=sys.stderr)
+        print(f"not checked, because a dry run fetches nothing: {', '.join(remote)}", file=sys.stderr)
     if config.student.path in remote:
         return
     student = load_tokenizer(resolve_model(config.student.path))
@@ -67,6 +67,21 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
         check_judge_tokenizer(config.judge, policy=config.student.path)
     if judge and config.judge.calibration is not None:
         read_calibration(config.judge.calibration)
+
+
+def model_location(config: Config, job: str) -> str:
+    """Where a training of this run leaves its model: a directory, or a folder in storage."""
+    if config.run.storage is not None:
+        return Store(config.run.storage).within(job).within("model").uri
+    return str((config.run.dir / job / "model").resolve())
+
+
+def push_report(config: Config) -> None:
+    """Bring what stands at the top of the run directory to storage, where there is one."""
+    if config.run.storage is not None:
+        for file in sorted(config.run.dir.glob("*.*")):
+            if file.is_file() and not file.name.startswith("."):
+                Store(config.run.storage).push(file, file.name)
 
 
 def print_dry_run(config: Config, sections: tuple[str, ...], *, actors: bool) -> None:
@@ -128,12 +143,23 @@ class StageProgress:
             self._bar.stop()
 
 
+STARTED = time.time()
+"""When this job began; what run.must_save_by counts from."""
+
+
 @contextmanager
-def follow_training(stage: str, run_dir: Path) -> Iterator[None]:
-    """Show a student group's progress from the metrics that it writes, until the block ends."""
-    stop = threading.Event()
-    with StageProgress(stage, 0, "updates") as progress:
-        show = _metrics_reader(run_dir, progress)
+def follow_training(stage: str, config: Config) -> Iterator[dict[str, Any]]:
+    """Around a training: show its progress, and let SIGTERM and run.must_save_by end it with everything saved.
+
+    Yields:
+        What ranks must be told for that: keyword arguments of `RankJob`.
+    """
+    from actors.rank_log import read_progress
+    from actors.stopping import stop_on_sigterm
+
+    stop, key = threading.Event(), uuid.uuid4().hex
+    with StageProgress(stage, 0, "updates") as progress, stop_on_sigterm(key):
+        show = _progress_reader(partial(read_progress, key), progress)
 
         def poll() -> None:
             while not stop.wait(_POLL_S):
@@ -142,30 +168,26 @@ def follow_training(stage: str, run_dir: Path) -> Iterator[None]:
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
         try:
-            yield
+            yield {"key": key, "must_save_by": config.run.deadline(STARTED)}
         finally:
             stop.set()
             thread.join()
             show()
 
 
-def _metrics_reader(run_dir: Path, progress: StageProgress) -> Callable[[], None]:
+def _progress_reader(read: Callable[[], dict[str, float] | None], progress: StageProgress) -> Callable[[], None]:
     seen = -1
 
     def show() -> None:
         nonlocal seen
-        try:
-            total = json.loads((run_dir / "progress.json").read_text(encoding="utf-8"))["num_updates"]
-            last = read_jsonl(run_dir / "metrics.jsonl")[-1]
-        except (OSError, ValueError, IndexError):
-            return  # not written yet, or just being written
-        if last["update"] == seen:
+        last = read()
+        if last is None or last["update"] == seen:
             return
-        seen = last["update"]
+        seen = int(last["update"])
         note = f"loss {last['loss']:.4f}  {last['time/update_s']:.2f} s/update"
         waited = last.get("wait/judge_s", 0.0) + last.get("wait/teacher_s", 0.0)
         if waited:
             note += f"  waiting {100 * waited / last['time/update_s']:.0f}%"
-        progress.set(seen + 1, note, total=total)
+        progress.set(seen + 1, note, total=int(last["num_updates"]))
 
     return show

@@ -12,17 +12,26 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import load_config, run_main
-from jobs.common import check_models, check_prompts, follow_training, print_dry_run
+from jobs.common import check_models, check_prompts, follow_training, print_dry_run, push_report
 from vcrd_ray.config import Config
 from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import RunDirectory
+from vcrd_ray.storage import Store, here, is_remote
 
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "prompt", "rollouts", "distill")
 
 
+def rollouts_location(config: Config) -> str:
+    """Where the rollouts of this run are: a directory, or a folder in storage."""
+    given = config.distill.rollouts
+    if given is None and config.run.storage is not None:
+        return Store(config.run.storage).within("rollouts").uri
+    return given if given and is_remote(given) else str(Path(given or config.run.dir / "rollouts").resolve())
+
+
 def rollouts_directory(config: Config) -> Path:
-    """Where the rollouts of this run are."""
-    return (config.distill.rollouts or config.run.dir / "rollouts").resolve()
+    """The rollouts of this run on this machine."""
+    return here(rollouts_location(config))
 
 
 def check(config: Config, *, fetch: bool = True) -> None:
@@ -50,14 +59,15 @@ def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
     from actors.pools import judge_fingerprint, judge_pool, rollout_pool, teacher_pool
-    from actors.student_group import RankJob, is_finished, train
+    from actors.rank import DONE_FILE, RankJob
+    from actors.student_group import is_finished, train
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
         if is_finished(directory.path):
             return directory.path
         check(config)
         check_rollouts(config)
-        with ray_cluster(config), follow_training(name, directory.path):
+        with ray_cluster(config), follow_training(name, config) as told:
             teacher, judge, rollout = teacher_pool(config), judge_pool(config), rollout_pool(config)
             pools = [pool for pool in (teacher, judge, rollout) if pool is not None]
             try:
@@ -67,16 +77,18 @@ def run(config: Config, *, name: str = "distill") -> Path:
                     RankJob(
                         config=config,
                         run_dir=directory.path,
-                        rollouts=rollouts_directory(config),
+                        rollouts=rollouts_location(config),
                         teacher=teacher,
                         judge=judge,
                         rollout=rollout,
                         judge_fingerprint=None if judge is None else judge_fingerprint(judge),
+                        **told,
                     )
                 )
             finally:
                 for pool in pools:
                     pool.stop()
+        directory.pull_results(DONE_FILE)
         return directory.path
 
 
@@ -95,6 +107,7 @@ def main(argv: list[str]) -> int:
 
     print(directory)
     print(write_report(config.run.dir))
+    push_report(config)
     return 0
 
 

@@ -34,11 +34,11 @@ SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
+    from vcrd_ray.models import load_tokenizer, must_be_fetched, resolve_model
 
     check_prompts(config.evaluate.prompts, fetch=fetch)
     model = config.evaluate.model or config.student.path
-    if fetch or not is_on_hub(model):
+    if fetch or not must_be_fetched(model):
         load_tokenizer(resolve_model(model))
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from jobs import calibrate, distill, evaluate, rollouts, sft
 from jobs.cli import load_config, run_main
-from jobs.common import print_dry_run
+from jobs.common import model_location, print_dry_run, push_report
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.statistics import Accuracy
@@ -79,7 +79,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
         wall["cluster_start"] = time.perf_counter() - begun
         if not config.sft.skip:
             base = timed("sft", lambda: sft.run(config))
-            config = config.model_copy(update={"student": config.student.model_copy(update={"path": str(base)})})
+            config = config.model_copy(update={"student": config.student.model_copy(update={"path": base})})
         timed("rollouts", lambda: rollouts.run(config))
         judged = any(with_method(config, method).distill.objective.needs_judge for method in methods)
         if calibrated_rollouts and judged:
@@ -90,7 +90,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
             chosen = with_method(config, method)
             directory = timed(f"distill_{method}", partial(distill.run, chosen, name=f"distill-{method}"))
             waits[method] = exposed_wait_share(directory)
-            evaluated(method, str(directory / "model"))
+            evaluated(method, model_location(config, f"distill-{method}"))
     wall["total"] = time.perf_counter() - begun
     summary = {
         "accuracy": {label: figures.model_dump() for label, figures in results.items()},
@@ -100,6 +100,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
     }
     write_json(config.run.dir / "summary.json", summary)
     write_report(config.run.dir)
+    push_report(config)
     return summary
 
 

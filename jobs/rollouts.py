@@ -61,6 +61,7 @@ def run(config: Config) -> Path:
         started = time.perf_counter()
         if missing:
             _generate(config, directory.path, {i: blocks[i] for i in missing}, num_pairs=manifest.num_pairs)
+            directory.pull()
         if missing or not (directory.path / TIMING).exists():
             write_timing(directory.path, manifest.num_blocks, seconds=time.perf_counter() - started)
         return directory.path

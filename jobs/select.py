@@ -50,9 +50,9 @@ def check(config: Config, directories: Sequence[Path], *, fetch: bool = True) ->
     """Everything that can be refused before a model is loaded."""
     from vcrd_ray.data.rollouts import check_manifest, read_manifest
     from vcrd_ray.models import (
-        is_on_hub,
         load_tokenizer,
         model_fingerprint,
+        must_be_fetched,
         resolve_model,
         tokenizer_fingerprint,
     )
@@ -60,11 +60,11 @@ def check(config: Config, directories: Sequence[Path], *, fetch: bool = True) ->
     divergence = config.select.score == "divergence"
     check_models(config, teacher=divergence, judge=False, fetch=fetch)
     manifests = {directory: read_manifest(directory) for directory in directories}
-    if fetch or not is_on_hub(config.student.path):
+    if fetch or not must_be_fetched(config.student.path):
         tokenizer = tokenizer_fingerprint(load_tokenizer(resolve_model(config.student.path)))
         for directory, manifest in manifests.items():
             check_manifest(directory, teacher=manifest.teacher, tokenizer=tokenizer)
-            if divergence and (fetch or not is_on_hub(config.teacher.path)):
+            if divergence and (fetch or not must_be_fetched(config.teacher.path)):
                 # What another teacher finds likely says nothing of this one's steps.
                 teacher = model_fingerprint(resolve_model(config.teacher.path))
                 check_manifest(directory, teacher=teacher, tokenizer=tokenizer)

@@ -7,10 +7,8 @@ Leaves RUN/sft/model, the checkpoint that rollouts and distillation start from (
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jobs.cli import load_config, run_main
-from jobs.common import check_models, check_prompts, follow_training, print_dry_run
+from jobs.common import check_models, check_prompts, follow_training, model_location, print_dry_run
 from vcrd_ray.config import Config
 from vcrd_ray.runs import RunDirectory
 
@@ -23,15 +21,16 @@ def check(config: Config, *, fetch: bool = True) -> None:
     check_models(config, teacher=False, judge=False, fetch=fetch)
 
 
-def run(config: Config) -> Path:
-    """Fine-tune (or finish an interrupted run); the exported model's directory."""
+def run(config: Config) -> str:
+    """Fine-tune (or finish an interrupted run); where the exported model is."""
     from actors.cluster import ray_cluster
-    from actors.student_group import RankJob, is_finished, train
+    from actors.rank import DONE_FILE, RankJob
+    from actors.student_group import is_finished, train
 
     with RunDirectory(config.run.dir, "sft", config, sections=SECTIONS) as directory:
         if not is_finished(directory.path):
             check(config)
-            with ray_cluster(config), follow_training("sft", directory.path):
+            with ray_cluster(config), follow_training("sft", config) as told:
                 train(
                     RankJob(
                         config=config,
@@ -41,9 +40,11 @@ def run(config: Config) -> Path:
                         judge=None,
                         rollout=None,
                         judge_fingerprint=None,
+                        **told,
                     )
                 )
-        return directory.path / "model"
+            directory.pull_results(DONE_FILE)
+        return model_location(config, "sft")
 
 
 def main(argv: list[str]) -> int:

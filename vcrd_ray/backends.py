@@ -6,6 +6,7 @@ Knows nothing of losses, judges or Ray. DeepSpeed is imported only where it is u
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +49,7 @@ class Backend(Protocol):
         ...
 
     def load(self, directory: Path) -> None:
-        """Inverse of `save`."""
+        """Inverse of `save`. A rank that was not there then draws its dropout from a stream of its own."""
         ...
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
@@ -242,7 +243,12 @@ class DeepSpeedBackend:
             raise CheckpointError(
                 f"{directory}: DeepSpeed found no state in it; remove it to resume from the one before"
             )
-        restore_random_state(torch.load(directory / f"random-{self.rank}.pt", weights_only=True))
+        random = directory / f"random-{self.rank}.pt"
+        if random.is_file():
+            restore_random_state(torch.load(random, weights_only=True))
+        else:
+            # There are more ranks than then. The same stream after another restart.
+            torch.manual_seed(zlib.crc32(f"{directory.name} {self.rank}".encode()))
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """See `Backend`."""

@@ -38,3 +38,11 @@ class ScheduleError(VcrdError):
 
 class SyncError(VcrdError):
     """The student that writes responses is not the one that trains: a version did not arrive, or not as it was sent."""
+
+
+class StorageError(VcrdError):
+    """Object storage that cannot be reached or refuses."""
+
+
+class StoppedError(VcrdError):
+    """A run that saved its state and left before its end, because it was asked to; it can go on."""

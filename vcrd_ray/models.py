@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.storage import is_remote, local_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,11 +27,15 @@ _FINGERPRINT_BYTES = 65536
 
 
 def resolve_model(path: str) -> Path:
-    """Directory of a checkpoint given as a directory, as `tiny:NAME` or as a hub name (downloaded, safetensors only).
+    """Directory of a checkpoint given as a directory, as `tiny:NAME`, as a folder in storage or as a hub name (both copied
+    here, from the hub safetensors only).
 
     Raises:
         ModelError: nothing there, or nothing there that is a checkpoint.
+        StorageError: storage refused, or nothing is there.
     """
+    if is_remote(path):
+        return _check_directory(local_copy(path))
     if path.startswith(TINY_PREFIX):
         directory = _TINY_CHECKPOINTS / path.removeprefix(TINY_PREFIX)
         if not directory.is_dir():
@@ -47,8 +52,10 @@ def resolve_model(path: str) -> Path:
     return _download(path)
 
 
-def is_on_hub(path: str) -> bool:
-    """Whether a model is named as on the hub and is no directory here."""
+def must_be_fetched(path: str) -> bool:
+    """Whether a model is in storage, or named as on the hub and no directory here."""
+    if is_remote(path):
+        return True
     directory = Path(path).expanduser()
     local = directory.is_dir() or directory.is_absolute() or path.startswith((TINY_PREFIX, ".", "~"))
     return not local and path.count("/") == 1

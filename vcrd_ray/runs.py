@@ -24,14 +24,19 @@ import filelock
 import yaml
 from pydantic import BaseModel
 
-from vcrd_ray.config import Config
+from vcrd_ray.config import Config, Resume
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
+from vcrd_ray.storage import Store
+from vcrd_ray.stored_run import StoredRun
 
 PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
 
 # Keys that say how or where a run is carried out, not what it computes: a resumed run may change them.
 _FREE_TO_CHANGE = (
     "run.dir",
+    "run.storage",
+    "run.resume",
+    "run.must_save_by",
     "cluster",
     "sft.stop_after",
     "distill.stop_after",
@@ -42,6 +47,8 @@ _FREE_TO_CHANGE = (
     "distill.overlap",
     "distill.prefetch",
     "student.max_failures",
+    "student.ranks",
+    "student.min_ranks",
     "teacher.replicas",
     "judge.replicas",
     "judge.cache",
@@ -64,6 +71,7 @@ class RunDirectory:
     def __init__(self, root: Path, job: str, config: Config, *, sections: tuple[str, ...]) -> None:
         self.path = (root / job).resolve()
         self.job = job
+        self._stored: StoredRun | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock")
@@ -77,11 +85,38 @@ class RunDirectory:
             raise RunDirectoryError(f"run directory {self.path} cannot be written: {error}") from error
         (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         try:
+            if config.run.storage is not None:
+                self._stored = StoredRun(self.path, Store(config.run.storage).within(job))
+            self._check_resume(config.run.resume)
             self._record(config, sections)
             self._log = _log_to(self.path / "log.txt")
         except BaseException:
+            if self._stored is not None:
+                self._stored.close()
             self._lock.release()
             raise
+
+    def _check_resume(self, resume: Resume) -> None:
+        holds_run = (self.path / "config.yaml").exists()
+        if resume == "never" and holds_run:
+            raise RunDirectoryError(
+                f"run directory {self.path} holds a run already, and --resume never was given; choose another --run.dir"
+            )
+        if resume == "must" and not holds_run:
+            raise RunDirectoryError(
+                f"run directory {self.path} holds no run to go on with, as --resume must asks; check --run.dir and"
+                " --run.storage"
+            )
+
+    def pull_results(self, done_file: str) -> None:
+        """With storage: take over what ranks on other nodes have left, once `done_file` says that they are done."""
+        if self._stored is not None:
+            self._stored.pull_results(done_file)
+
+    def pull(self) -> None:
+        """With storage: take over what was written on other nodes."""
+        if self._stored is not None:
+            self._stored.pull()
 
     def _record(self, config: Config, sections: tuple[str, ...]) -> None:
         resolved = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
@@ -101,7 +136,11 @@ class RunDirectory:
         """Release the lock; the directory stays."""
         logging.getLogger().removeHandler(self._log)
         self._log.close()
-        self._lock.release()
+        try:
+            if self._stored is not None:
+                self._stored.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -65,17 +65,21 @@ def test_metrics_of_updates_that_will_be_done_again_are_cut(tmp_path: Path) -> N
     ]
 
 
-def save(directory: Path, update: int, write: Any = lambda path: (path / "x").write_text("x"), keep: int = 2) -> None:
+def folder(directory: Path) -> checkpoints.Folder:
+    return checkpoints.Folder(local=directory, rank=0, leads=True, barrier=lambda: None, keep=2)
+
+
+def save(directory: Path, update: int, write: Any = lambda path: (path / "x").write_text("x")) -> None:
     record = checkpoints.Record(next_update=update, world_size=1, fingerprints={"teacher": "t"})
-    checkpoints.save(directory, record, write=write, rank=0, barrier=lambda: None, keep=keep)
+    folder(directory).save(record, write=write)
 
 
 def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path: Path) -> None:
-    assert checkpoints.newest(tmp_path) is None
+    assert folder(tmp_path).newest() is None
     for update in (1, 2, 3):
         save(tmp_path, update)
     (tmp_path / "update-000009").mkdir()  # no record: not complete
-    found = checkpoints.newest(tmp_path)
+    found = folder(tmp_path).newest()
     assert found is not None and found[1].next_update == 3
     assert not (tmp_path / "update-000001").exists() and (tmp_path / "update-000002" / "x").is_file()
 
@@ -90,7 +94,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"the disk is full; the last good one is .*update-000001"):
         save(tmp_path, 2, write)
-    found = checkpoints.newest(tmp_path)
+    found = folder(tmp_path).newest()
     assert found is not None and found[1].next_update == 1
     assert not list(tmp_path.glob(".update*")), "nothing half written stays behind"
 
@@ -105,7 +109,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_is_refused(change: dict[str, Any], message: str) -> None:
     record = checkpoints.Record(next_update=1, world_size=1, fingerprints={"teacher": "t"})
     with pytest.raises(CheckpointError, match=message):
-        checkpoints.check_resumable(record, **({"world_size": 1, "fingerprints": {"teacher": "t"}} | change))
+        checkpoints.check_resumable(
+            record, **({"world_size": 1, "fingerprints": {"teacher": "t"}, "any_size": False} | change)
+        )
+
+
+def test_a_state_that_is_the_same_on_every_rank_goes_on_with_any_number() -> None:
+    record = checkpoints.Record(next_update=1, world_size=1, fingerprints={"teacher": "t"})
+    checkpoints.check_resumable(record, world_size=2, fingerprints={"teacher": "t"}, any_size=True)
 
 
 def test_json_is_written_aside_first(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ Each default stands here and nowhere else. A key that is not listed is refused.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from vcrd_ray.config.base import DType, Section
 from vcrd_ray.config.data import (
@@ -154,13 +156,59 @@ __all__ = [
 ]
 
 
+Resume = Literal["auto", "never", "must"]
+"""What is done with a run that is there already."""
+
+
 class RunSection(Section):
     """Where a run lives and which randomness it has."""
 
     dir: Path = Field(
         default=Path("runs/default"), description="Run directory; every job makes a folder of its own in it"
     )
+    storage: str | None = Field(
+        default=None,
+        description="Folder in object storage (s3://BUCKET/NAME, gs://BUCKET/NAME) or file:///SHARED/DISK that keeps the run;"
+        " run.dir is then a working directory of each node. None: run.dir is on storage that all nodes share",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of data order, proposals, rollouts and dropout")
+    resume: Resume = Field(
+        default="auto",
+        description="auto: go on with the run that is there, or begin; never: refuse a directory with a run; must: refuse one"
+        " without",
+    )
+    must_save_by: timedelta | AwareDatetime | None = Field(
+        default=None,
+        union_mode="left_to_right",
+        description="A training saves and leaves (exit code 75) before this time: how long after the job's start (03:45:00),"
+        " or when (2030-01-31T18:00:00Z)",
+    )
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_is_a_folder(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        parts = urlsplit(uri)
+        if parts.scheme not in ("s3", "gs", "gcs", "file", "hdfs", "abfs", "abfss"):
+            raise ValueError(
+                f"run.storage {uri}: not a folder in storage; write s3://BUCKET/NAME, or file:///DIRECTORY"
+            )
+        if parts.username or parts.password:
+            raise ValueError(
+                "run.storage must hold no credentials, because configs are logged: set AWS_ACCESS_KEY_ID and its like in the"
+                " environment, or give the nodes a role"
+            )
+        return uri
+
+    def deadline(self, started: float) -> float | None:
+        """When a training must have saved, in seconds since the epoch, for a job that started then."""
+        match self.must_save_by:
+            case timedelta():
+                return started + self.must_save_by.total_seconds()
+            case datetime():
+                return self.must_save_by.timestamp()
+        return None
 
 
 class ClusterSection(Section):
@@ -204,12 +252,18 @@ class Config(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for name, section in (("sft", self.sft), ("distill", self.distill)):
-            per_forward = section.micro_batch_size * self.student.ranks
-            if section.batch_size % per_forward:
-                raise ValueError(
-                    f"{name}.batch_size {section.batch_size} is no multiple of {name}.micro_batch_size x student.ranks"
-                    f" = {section.micro_batch_size} x {self.student.ranks}; change one of the three"
-                )
+            for ranks in range(self.student.fewest_ranks, self.student.ranks + 1):
+                if section.batch_size % (section.micro_batch_size * ranks):
+                    raise ValueError(
+                        f"{name}.batch_size {section.batch_size} is no multiple of {name}.micro_batch_size x student.ranks"
+                        f" = {section.micro_batch_size} x {ranks}; change one of the three"
+                        + (" (or student.min_ranks)" if self.student.min_ranks else "")
+                    )
+        if self.student.min_ranks is not None and self.rollouts.refresh.on:
+            raise ValueError(
+                "rollouts.refresh orders responses for a fixed number of ranks: remove student.min_ranks, or set"
+                " rollouts.refresh.every to 0"
+            )
         if self.distill.train_head and self.distill.lora is not None:
             raise ValueError(
                 "distill.train_head needs full fine-tuning: set distill.lora to null, or train_head to false"

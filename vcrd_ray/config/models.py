@@ -25,12 +25,34 @@ class StudentSection(Section):
     dtype: DType = Field(default="float32", description="Parameter and activation type")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
     ranks: int = Field(default=1, ge=1, description="Training processes")
+    min_ranks: int | None = Field(
+        default=None,
+        ge=1,
+        description="Train with as few while there is no room for student.ranks (zero_stage 0); results then differ by"
+        " rounding and dropout masks. None: always student.ranks",
+    )
     gpus_per_rank: float = Field(default=0, ge=0, description="GPUs of each rank")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
     threads: int = Field(default=1, ge=1, description="CPU threads of each rank")
     max_failures: int = Field(
         default=3, ge=0, description="Restarts of the group from its last checkpoint before giving up"
     )
+
+    @property
+    def fewest_ranks(self) -> int:
+        """Ranks that the group may train with."""
+        return self.ranks if self.min_ranks is None else self.min_ranks
+
+    @model_validator(mode="after")
+    def _may_change_its_size(self) -> Self:
+        if self.fewest_ranks > self.ranks:
+            raise ValueError(f"student.min_ranks {self.min_ranks} is more than student.ranks {self.ranks}")
+        if self.fewest_ranks < self.ranks and self.zero_stage > 0:
+            raise ValueError(
+                f"student.zero_stage {self.zero_stage} splits its state over a fixed number of ranks: set it to 0, or remove"
+                " student.min_ranks"
+            )
+        return self
 
 
 class ActorPool(Section):

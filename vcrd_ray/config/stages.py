@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from vcrd_ray.config.base import Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
@@ -98,7 +97,9 @@ class WatchSection(Section):
 class DistillSection(TrainingSection):
     """Validity-calibrated distillation on rollout pairs."""
 
-    rollouts: Path | None = Field(default=None, description="Rollouts directory; none: the one in this run directory")
+    rollouts: Annotated[str, BeforeValidator(str)] | None = Field(
+        default=None, description="Rollouts, a directory or a folder in storage (s3://...); none: those of this run"
+    )
     lora: LoraSection | None = Field(default=LoraSection(), description="Adapters; none: full fine-tuning")
     train_head: bool = Field(
         default=False,

@@ -110,9 +110,9 @@ def _open_hf(section: HfPrompts) -> Rows:
 
 def on_hub(section: HfPrompts) -> bool:
     """Whether a data set is named as on the hub and is no folder here."""
-    from vcrd_ray.models import is_on_hub
+    from vcrd_ray.models import must_be_fetched
 
-    return is_on_hub(section.path)
+    return must_be_fetched(section.path)
 
 
 def _load_hf(section: HfPrompts) -> Any:

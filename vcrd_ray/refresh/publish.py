@@ -23,6 +23,7 @@ from vcrd_ray.refresh.versions import (
     Kind,
     VersionRecord,
     aside,
+    bring_version,
     check_changed,
     name_version,
     prune_versions,
@@ -30,6 +31,7 @@ from vcrd_ray.refresh.versions import (
     version_directory,
 )
 from vcrd_ray.sequences import response_batch
+from vcrd_ray.storage import Store
 from vcrd_ray.types import RolloutPair
 
 _CANARY_TOKENS = 64
@@ -41,9 +43,21 @@ VERSIONS_LOG = "student_versions.jsonl"
 class Publisher:
     """Writes the versions of one run's student. Must be made before a checkpoint is loaded into the student."""
 
-    def __init__(self, *, backend: Backend, run_dir: Path, pairs: Sequence[RolloutPair], merged: bool) -> None:
-        """`pairs`: those of the run; the first student response is the canary. All ranks have the same."""
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        run_dir: Path,
+        pairs: Sequence[RolloutPair],
+        merged: bool,
+        store: Store | None = None,
+    ) -> None:
+        """`pairs`: those of the run; the first student response is the canary. All ranks have the same.
+
+        With a store, the run's folder in storage, versions are pushed there: rollout actors of other nodes find them.
+        """
         self._backend = backend
+        self._store = None if store is None else store.within(VERSIONS)
         self.root = run_dir / VERSIONS
         self._log = run_dir / VERSIONS_LOG
         self._kind: Kind = "adapter" if backend.student.has_adapter and not merged else "weights"
@@ -82,6 +96,8 @@ class Publisher:
         if self._backend.rank == 0:
             record = name_version(self.root, number, kind=self._kind, canary=canary)
             check_changed(record, self._last, learnt=self._learnt)
+            if self._store is not None:
+                self._store.push(version_directory(self.root, number), version_directory(self.root, number).name)
             self._last = record
             facts = record.model_dump(include={"number", "kind", "digest", "num_bytes"})
             moved = max(abs(a - b) for a, b in zip(canary.logprobs, canary.base_logprobs, strict=True))
@@ -100,12 +116,15 @@ class Publisher:
             SyncError: it is not there any more.
         """
         directory = version_directory(self.root, number)
+        bring_version(directory, self._store)
         return VersionRef(number=number, directory=directory, digest=read_version(directory).digest)
 
     def prune(self, kept: Iterable[int]) -> None:
         """Remove all versions but these."""
         if self._backend.rank == 0:
-            prune_versions(self.root, set(kept))
+            for name in prune_versions(self.root, set(kept)):
+                if self._store is not None:
+                    self._store.remove(name)
 
     def _barrier(self) -> None:
         # No rank may name a version in an order before it has its name on disk.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vcrd_ray.errors import SyncError
 from vcrd_ray.refresh.orders import VersionRef
 from vcrd_ray.runs import replace_directory, write_json
+from vcrd_ray.storage import Store
 from vcrd_ray.types import FloatArray
 
 Kind = Literal["adapter", "weights"]
@@ -100,11 +102,21 @@ def read_version(directory: Path) -> VersionRecord:
         raise SyncError(f"{directory / _RECORD} cannot be read ({error}); run the same command again") from error
 
 
-def prune_versions(root: Path, kept: Collection[int]) -> None:
-    """Remove all versions but these."""
-    for directory in root.glob("*"):
-        if directory.name.isdigit() and int(directory.name) not in kept:
-            shutil.rmtree(directory, ignore_errors=True)
+def bring_version(directory: Path, store: Store | None) -> None:
+    """Take a version that was published on another node from `store`, the folder of all versions."""
+    if store is None or directory.is_dir():
+        return
+    arriving = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    if store.pull(directory.name, arriving):
+        replace_directory(arriving, directory)
+
+
+def prune_versions(root: Path, kept: Collection[int]) -> list[str]:
+    """Remove all versions but these; the names of those removed."""
+    gone = [d for d in root.glob("*") if d.name.isdigit() and int(d.name) not in kept]
+    for directory in gone:
+        shutil.rmtree(directory, ignore_errors=True)
+    return [directory.name for directory in gone]
 
 
 def hash_tensors(directory: Path) -> tuple[dict[str, str], int]:

@@ -1,0 +1,62 @@
+"""What a training leaves to be read: metrics, decisions and gauges of rank 0. Knows no models."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from ray.experimental import internal_kv
+
+from actors.gauges import Gauges
+from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.runs import MetricsLog, read_jsonl, write_json, write_text
+from vcrd_ray.types import UpdateReport
+
+_DECISIONS_FILE = "decisions.jsonl"
+
+
+def tell_progress(key: str, row: dict[str, float]) -> None:
+    """Leave the last update for the driver, which may stand on a node that does not see the run directory."""
+    internal_kv._internal_kv_put(f"vcrd_ray/progress/{key}".encode(), json.dumps(row).encode())
+
+
+def read_progress(key: str) -> dict[str, float] | None:
+    """The last update that rank 0 told of; None before the first."""
+    found = internal_kv._internal_kv_get(f"vcrd_ray/progress/{key}".encode())
+    return None if found is None else dict(json.loads(found))
+
+
+class RankLog:
+    """Metrics and decisions of rank 0; both are cut back to where a resumed run begins."""
+
+    def __init__(self, run_dir: Path, *, key: str, next_update: int, num_updates: int) -> None:
+        write_json(run_dir / "progress.json", {"num_updates": num_updates, "pid": os.getpid()})
+        self._key, self._num_updates = key, num_updates
+        # A run directory and its job, such as demo/distill-vcrd: what people call the run.
+        self._gauges = Gauges(role="student", replica=0, run="/".join(run_dir.parts[-2:]))
+        self._metrics = MetricsLog(run_dir, next_update=next_update)
+        self._path = run_dir / _DECISIONS_FILE
+        if self._path.exists():
+            kept = [row for row in read_jsonl(self._path) if row["update"] < next_update]
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._decisions = self._path.open("a", encoding="utf-8")
+
+    def write(self, report: UpdateReport) -> None:
+        """Append one update."""
+        self._metrics.write(report.update, report.metrics)
+        self._gauges.set({"update": report.update, "num_updates": self._num_updates, **report.metrics})
+        tell_progress(self._key, {"update": report.update, "num_updates": self._num_updates, **report.metrics})
+        self._decisions.writelines(json.dumps(asdict(d)) + "\n" for d in report.decisions)
+        self._decisions.flush()
+
+    def watched(self, update: int, figures: Accuracy) -> None:
+        """Show how the student did on held-out problems when so many updates were done."""
+        self._metrics.write_scalar("watch/pass_at_1", figures.pass_at_1, update)
+        self._gauges.set({"watch/pass_at_1": figures.pass_at_1, "watch/update": update})
+
+    def close(self) -> None:
+        """Flush all files."""
+        self._metrics.close()
+        self._decisions.close()

@@ -1,0 +1,110 @@
+"""A training that must save before its time: the job was told to end, a node is being taken away, or the time is up.
+
+The driver is told by a signal, nodes by Ray (a node that is drained, for a preemption or otherwise), the time by the
+configuration. Ranks agree after every update, so that all of them save and leave after the same one.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray.train
+import torch
+from ray.experimental import internal_kv
+
+from vcrd_ray.backends import Backend
+from vcrd_ray.errors import StoppedError
+
+_TOLD = "the job was told to end (SIGTERM)"
+_TIME_IS_UP = "the time is up (run.must_save_by)"
+_POLL_S = 0.2
+_SLACK_S = 5.0
+"""Before the deadline, beside what an update and a checkpoint take."""
+
+
+@contextmanager
+def stop_on_sigterm(key: str) -> Iterator[None]:
+    """For the time of the block SIGTERM asks the ranks that were given this key to save and leave.
+
+    A second SIGTERM ends this process at once. Outside the main thread, where no signal arrives, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told, over = threading.Event(), threading.Event()
+
+    def pass_on() -> None:
+        # Not from the handler: it may interrupt a call into Ray that cannot be entered twice.
+        while not over.is_set():
+            if told.wait(_POLL_S):
+                internal_kv._internal_kv_put(_stop(key), b"stop")
+                return
+
+    def handler(signum: int, frame: object) -> None:
+        if told.is_set():
+            raise SystemExit(signum)
+        told.set()
+
+    before = signal.signal(signal.SIGTERM, handler)
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(key: str) -> bytes:
+    return f"vcrd_ray/stop/{key}".encode()
+
+
+class EarlyStop:
+    """One rank's side. All ranks ask after every update."""
+
+    def __init__(self, backend: Backend, *, key: str, must_save_by: float | None) -> None:
+        """`must_save_by`: seconds since the epoch."""
+        self._backend = backend
+        self._key = _stop(key)
+        self._must_save_by = must_save_by
+        self._leaving: set[str] = set()
+        self._longest_update = 0.0
+        self._longest_save = 0.0
+        self._last = time.monotonic()
+
+    def must_save(self) -> bool:
+        """Whether a checkpoint must be written after this update, because the run ends or one of its nodes leaves."""
+        now = time.monotonic()
+        self._longest_update = max(self._longest_update, now - self._last)
+        self.reason = self._agreed_reason()
+        preempted = ray.train.get_preemption_info()
+        leaving = set() if preempted is None else set(preempted.preempted_node_ids) - self._leaving
+        self._leaving |= leaving
+        return self.reason is not None or bool(leaving)
+
+    def done(self, *, saved_s: float) -> None:
+        """The next update begins; `saved_s` seconds went into a checkpoint.
+
+        Raises:
+            StoppedError: the run ends here.
+        """
+        self._longest_save = max(self._longest_save, saved_s)
+        self._last = time.monotonic()
+        if self.reason is not None:
+            raise StoppedError(f"{self.reason}; everything is saved: run the same command again to go on")
+
+    def _agreed_reason(self) -> str | None:
+        code = 0.0
+        if self._backend.rank == 0:
+            ahead = time.time() + self._longest_update + 2 * self._longest_save + _SLACK_S
+            if internal_kv._internal_kv_get(self._key) is not None:
+                code = 1.0
+            elif self._must_save_by is not None and ahead >= self._must_save_by:
+                code = 2.0
+        agreed = self._backend.sum_over_ranks(torch.tensor([code], device=self._backend.student.device))
+        return {0: None, 1: _TOLD, 2: _TIME_IS_UP}[int(agreed.item())]
