@@ -13,6 +13,7 @@ import ray
 
 from actors.placement import local_cluster_resources
 from vcrd_ray.config import Config
+from vcrd_ray.logs import RUN_VARIABLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _GIB = 1024**3
@@ -25,7 +26,7 @@ def ray_cluster(config: Config) -> Iterator[None]:
         yield
         return
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    runtime_env = {"env_vars": worker_environment()}
+    runtime_env = {"env_vars": {**worker_environment(), RUN_VARIABLE: config.run.dir.name}}
     if address:
         ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING, log_to_driver=False)
     else:

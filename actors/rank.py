@@ -27,6 +27,7 @@ from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompt
 from vcrd_ray.data.rollouts import read_pairs
 from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.logs import log_as
 from vcrd_ray.models import (
     device_for,
     load_head,
@@ -79,6 +80,7 @@ def rank_main(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(section.threads)
     _init_deepspeed(section.gpus_per_rank)
     context = ray.train.get_context()
+    log_as(stderr=True, run="/".join(job.run_dir.parts[-2:]), role="student", replica=context.get_world_rank())
     files = RunFiles(job.run_dir, job.config.run, rank=context.get_world_rank(), local_rank=context.get_local_rank())
     files.pull()
     (_fine_tune if job.rollouts is None else _distill)(job, files, context.get_world_size())
@@ -279,7 +281,7 @@ def _run(
     stop = min(num_updates, section.stop_after or num_updates)
     log = None
     if backend.rank == 0:
-        log = RankLog(job.run_dir, key=job.key, next_update=first_update, num_updates=num_updates)
+        log = RankLog(job.run_dir, job.config, key=job.key, next_update=first_update, num_updates=num_updates)
     early = EarlyStop(backend, key=job.key, must_save_by=job.must_save_by)
 
     def save(done: int) -> float:
@@ -295,6 +297,7 @@ def _run(
         return time.monotonic() - started
 
     def on_update(report: UpdateReport) -> None:
+        log_as(update=report.update)
         if log is not None:
             log.write(report)
         done = report.update + 1

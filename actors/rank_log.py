@@ -10,8 +10,10 @@ from pathlib import Path
 from ray.experimental import internal_kv
 
 from actors.gauges import Gauges
+from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy
-from vcrd_ray.runs import MetricsLog, read_jsonl, write_json, write_text
+from vcrd_ray.runs import read_jsonl, write_json, write_text
+from vcrd_ray.tracking import MetricsLog, flat_params
 from vcrd_ray.types import UpdateReport
 
 _DECISIONS_FILE = "decisions.jsonl"
@@ -31,12 +33,20 @@ def read_progress(key: str) -> dict[str, float] | None:
 class RankLog:
     """Metrics and decisions of rank 0; both are cut back to where a resumed run begins."""
 
-    def __init__(self, run_dir: Path, *, key: str, next_update: int, num_updates: int) -> None:
+    def __init__(self, run_dir: Path, config: Config, *, key: str, next_update: int, num_updates: int) -> None:
         write_json(run_dir / "progress.json", {"num_updates": num_updates, "pid": os.getpid()})
         self._key, self._num_updates = key, num_updates
         # A run directory and its job, such as demo/distill-vcrd: what people call the run.
-        self._gauges = Gauges(role="student", replica=0, run="/".join(run_dir.parts[-2:]))
-        self._metrics = MetricsLog(run_dir, next_update=next_update)
+        name = "/".join(run_dir.parts[-2:])
+        self._gauges = Gauges(role="student", replica=0, run=name)
+        self._metrics = MetricsLog(
+            run_dir,
+            next_update=next_update,
+            trackers=config.run.trackers,
+            project=config.run.project,
+            name=name,
+            params=flat_params(config.model_dump(mode="json")),
+        )
         self._path = run_dir / _DECISIONS_FILE
         if self._path.exists():
             kept = [row for row in read_jsonl(self._path) if row["update"] < next_update]
@@ -53,7 +63,7 @@ class RankLog:
 
     def watched(self, update: int, figures: Accuracy) -> None:
         """Show how the student did on held-out problems when so many updates were done."""
-        self._metrics.write_scalar("watch/pass_at_1", figures.pass_at_1, update)
+        self._metrics.show(update, {"watch/pass_at_1": figures.pass_at_1})
         self._gauges.set({"watch/pass_at_1": figures.pass_at_1, "watch/update": update})
 
     def close(self) -> None:

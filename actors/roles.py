@@ -21,6 +21,7 @@ from vcrd_ray.judges import Judge
 from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.merging import MergingJudge
 from vcrd_ray.judging import judge_request
+from vcrd_ray.logs import log_as
 from vcrd_ray.refresh.orders import ResponseOrder, VersionRef, Written
 from vcrd_ray.refresh.versions import bring_version
 from vcrd_ray.refresh.writer import ResponseWriter, WriterSettings
@@ -45,6 +46,7 @@ class EngineActor:
 
     def __init__(self, section: TeacherSection, path: str, *, use: Use, seed: int) -> None:
         torch.set_num_threads(section.threads)
+        log_as(stderr=True, role="teacher" if use == "annotate" else "engine", replica=os.getpid())
         self._engine = load_engine(section, path, use=use)
         self._seed = seed
 
@@ -54,6 +56,7 @@ class EngineActor:
 
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> tuple[TeacherSignals, IntArray]:
         """The signals, and the proposals once more as an object of their own that the judge can be sent alone."""
+        log_as(update=batch.update)
         signals = self._engine.annotate(batch, request)
         return signals, signals.student_prefix_proposals
 
@@ -90,6 +93,7 @@ class JudgeActor:
             cache_bytes: bound on that file.
         """
         torch.set_num_threads(threads)
+        log_as(stderr=True, role="judge", replica=os.getpid())
         self._judge = load()
         self._merging = MergingJudge(self._judge, max_requests=merge_requests) if merge_requests > 1 else None
         self._seed = seed
@@ -118,6 +122,7 @@ class JudgeActor:
             with self._running(tag):
                 return self._judge.score(request)
 
+        log_as(update=batch.update)
         request = judge_request(batch, side, candidates, only_at=self._only_at)
         # Scores on teacher prefixes depend on what the student proposes now.
         return ask(request) if self._cache is None or side == "teacher" else self._cache.score(request, ask)
@@ -143,6 +148,7 @@ class RolloutActor:
 
     def __init__(self, config: Config, load: Callable[[Config], VersionedEngine]) -> None:
         torch.set_num_threads(config.rollouts.refresh.threads)
+        log_as(stderr=True, role="rollout", replica=os.getpid())
         self._writer = ResponseWriter(load(config), WriterSettings.of(config))
         self._storage = config.run.storage
 

@@ -17,6 +17,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.methods import METHODS, with_method
 from vcrd_ray.runs import RunDirectory
 from vcrd_ray.storage import Store, here, is_remote
+from vcrd_ray.tracking import check_trackers
 
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "prompt", "rollouts", "distill")
 
@@ -36,6 +37,7 @@ def rollouts_directory(config: Config) -> Path:
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
+    check_trackers(config.run.trackers)
     check_models(config, teacher=config.distill.objective.needs_teacher, judge=True, fetch=fetch)
     if config.distill.watch.every:
         check_prompts(config.distill.watch.prompts, fetch=fetch)

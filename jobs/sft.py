@@ -11,12 +11,14 @@ from jobs.cli import load_config, run_main
 from jobs.common import check_models, check_prompts, follow_training, model_location, print_dry_run
 from vcrd_ray.config import Config
 from vcrd_ray.runs import RunDirectory
+from vcrd_ray.tracking import check_trackers
 
 SECTIONS = ("run", "cluster", "world", "prompt", "student", "sft")
 
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
+    check_trackers(config.run.trackers)
     check_prompts(config.sft.prompts, fetch=fetch)
     check_models(config, teacher=False, judge=False, fetch=fetch)
 

@@ -1,6 +1,6 @@
 """Run directories: one lock, one resolved config, versions, metrics and atomically written results. Knows no models.
 
-<run.dir>/<job>/config.yaml versions.json metrics.jsonl tensorboard/ checkpoints/ log.txt
+<run.dir>/<job>/config.yaml versions.json metrics.jsonl tensorboard/ checkpoints/ log.txt log.jsonl
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +24,7 @@ from pydantic import BaseModel
 
 from vcrd_ray.config import Config, Resume
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
+from vcrd_ray.logs import log_as, log_to
 from vcrd_ray.storage import Store
 from vcrd_ray.stored_run import StoredRun
 
@@ -37,6 +36,8 @@ _FREE_TO_CHANGE = (
     "run.storage",
     "run.resume",
     "run.must_save_by",
+    "run.trackers",
+    "run.project",
     "cluster",
     "sft.stop_after",
     "distill.stop_after",
@@ -89,7 +90,8 @@ class RunDirectory:
                 self._stored = StoredRun(self.path, Store(config.run.storage).within(job))
             self._check_resume(config.run.resume)
             self._record(config, sections)
-            self._log = _log_to(self.path / "log.txt")
+            log_as(run=f"{root.name}/{job}", role="driver")
+            self._handlers = log_to(self.path)
         except BaseException:
             if self._stored is not None:
                 self._stored.close()
@@ -134,8 +136,9 @@ class RunDirectory:
 
     def close(self) -> None:
         """Release the lock; the directory stays."""
-        logging.getLogger().removeHandler(self._log)
-        self._log.close()
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
         try:
             if self._stored is not None:
                 self._stored.close()
@@ -151,16 +154,6 @@ class RunDirectory:
         if error is not None:
             logging.getLogger(__name__).error("%s stopped: %s", self.job, error)
         self.close()
-
-
-def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.setLevel(logging.INFO)
-    root = logging.getLogger()
-    root.setLevel(min(root.level or logging.INFO, logging.INFO))
-    root.addHandler(handler)
-    return handler
 
 
 def _differences(earlier: Any, now: Any, key: str = "") -> list[str]:
@@ -199,39 +192,6 @@ def _git_commit() -> str | None:
     if commit.returncode != 0:
         return None
     return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
-
-
-class MetricsLog:
-    """Metrics of a training run as JSON Lines and TensorBoard events.
-
-    A resumed run cuts the lines at and after the update it resumes from, so that each update stands there once.
-    """
-
-    def __init__(self, directory: Path, *, next_update: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # torch is slow to import; configs are read without it
-
-        self._path = directory / "metrics.jsonl"
-        if self._path.exists():
-            kept = [line for line in read_jsonl(self._path) if line["update"] < next_update]
-            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=next_update)  # type: ignore[no-untyped-call]
-
-    def write(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Append one update; the line is on disk when this returns."""
-        self._file.write(json.dumps({"update": update, "time": time.time(), **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, update)
-
-    def write_scalar(self, name: str, value: float, update: int) -> None:
-        """Add to the TensorBoard events a value that not every update has."""
-        self._writer.add_scalar(name, value, update)
-
-    def close(self) -> None:
-        """Flush both files."""
-        self._file.close()
-        self._writer.close()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

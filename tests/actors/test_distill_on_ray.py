@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from jobs import distill
 from tests.actors.conftest import SMALL, make_config
 from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
-from vcrd_ray.config import DistillSection
+from vcrd_ray.config import Config, DistillSection
 from vcrd_ray.errors import VcrdError
 from vcrd_ray.runs import read_jsonl
 
@@ -189,6 +190,32 @@ def test_a_run_stopped_early_and_started_again_equals_an_uninterrupted_one(
     stopped = distill.run(make_config(tmp_path, rollouts, distill={"stop_after": 3}))
     assert len(losses(stopped)) == 3 and not (stopped / "model").exists()
     assert_bitwise(distill.run(make_config(tmp_path, rollouts)), reference)
+
+
+def test_a_run_goes_on_with_more_ranks_than_it_began_with(
+    rollouts: Path, without_dropout: Path, tmp_path: Path
+) -> None:
+    def config(**student: int) -> Config:
+        lora = {"r": 4, "alpha": 16, "dropout": 0.0}
+        return make_config(tmp_path, rollouts, distill={"lora": lora, "num_updates": 3}, student=student)
+
+    stopped = config(ranks=1)
+    early = stopped.distill.model_copy(update={"stop_after": 2})
+    distill.run(stopped.model_copy(update={"distill": early}))
+    assert_close(distill.run(config(ranks=2)), without_dropout)
+
+
+def test_a_group_trains_with_the_ranks_that_there_is_room_for(rollouts: Path, tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        rollouts,
+        distill={"batch_size": 12, "num_updates": 2},
+        student={"ranks": 3, "min_ranks": 1},
+        cluster={"pools": "separate"},  # two units of the resource `student` are there
+    )
+    run = distill.run(config)
+    (record,) = run.glob("checkpoints/*/record.json")
+    assert json.loads(record.read_text())["world_size"] == 2 and len(losses(run)) == 2
 
 
 def test_an_error_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(rollouts: Path, tmp_path: Path) -> None:

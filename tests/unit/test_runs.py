@@ -9,7 +9,8 @@ import pytest
 from vcrd_ray import checkpoints
 from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
-from vcrd_ray.runs import MetricsLog, RunDirectory, read_jsonl, write_json
+from vcrd_ray.runs import RunDirectory, read_jsonl, write_json
+from vcrd_ray.tracking import MetricsLog
 
 
 def hold(root: Path, held: Any, release: Any) -> None:

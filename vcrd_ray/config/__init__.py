@@ -160,6 +160,9 @@ Resume = Literal["auto", "never", "must"]
 """What is done with a run that is there already."""
 
 
+TrackerName = Literal["mlflow", "wandb"]
+
+
 class RunSection(Section):
     """Where a run lives and which randomness it has."""
 
@@ -177,6 +180,11 @@ class RunSection(Section):
         description="auto: go on with the run that is there, or begin; never: refuse a directory with a run; must: refuse one"
         " without",
     )
+    trackers: tuple[TrackerName, ...] = Field(
+        default=(),
+        description="Where training metrics go beside JSON Lines and TensorBoard: mlflow, wandb (extra: track)",
+    )
+    project: str = Field(default="vcrd_ray", min_length=1, description="What trackers call the project or experiment")
     must_save_by: timedelta | AwareDatetime | None = Field(
         default=None,
         union_mode="left_to_right",

@@ -1,0 +1,64 @@
+"""Structured logs: JSON lines that say of which run, role, replica and update they are. Knows no Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+RUN_VARIABLE = "VCRD_RUN"
+"""Environment variable that tells every process of a job which run it serves."""
+_context: dict[str, object] = {"run": os.environ[RUN_VARIABLE]} if RUN_VARIABLE in os.environ else {}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record, with what `log_as` was told."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        row: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            **_context,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            row["exception"] = self.formatException(record.exc_info)
+        return json.dumps(row, default=str)
+
+
+def log_as(*, stderr: bool = False, **context: object) -> None:
+    """From now on this process's records carry these fields too, such as run, role, replica, update.
+
+    With `stderr` they go to standard error as JSON lines: Ray keeps a file of it for each of its processes.
+    """
+    _context.update(context)
+    root = logging.getLogger()
+    if stderr and not any(isinstance(handler.formatter, JsonLines) for handler in root.handlers):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+        handler.setLevel(logging.INFO)
+        root.addHandler(handler)
+        root.setLevel(min(root.level or logging.INFO, logging.INFO))
+
+
+def log_to(directory: Path) -> list[logging.Handler]:
+    """Handlers on the root logger that write log.txt for people and log.jsonl for programs."""
+    handlers = []
+    for name, formatter in (
+        ("log.txt", logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")),
+        ("log.jsonl", JsonLines()),
+    ):
+        handler = logging.FileHandler(directory / name, encoding="utf-8")
+        handler.setFormatter(formatter)
+        handler.setLevel(logging.INFO)
+        handlers.append(handler)
+    root = logging.getLogger()
+    root.setLevel(min(root.level or logging.INFO, logging.INFO))
+    for handler in handlers:
+        root.addHandler(handler)
+    return list(handlers)
