@@ -196,8 +196,13 @@ def _git_commit() -> str | None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines file that this package wrote; a last line cut off by a kill is left out."""
+    return parse_jsonl(path.read_text(encoding="utf-8"))
+
+
+def parse_jsonl(text: str) -> list[dict[str, Any]]:
+    """The same of a file's text."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
