@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 from actors.placement import local_cluster_resources
+from actors.timeline import VARIABLE
 from vcrd_ray.config import Config
 from vcrd_ray.logs import RUN_VARIABLE
 
@@ -25,8 +26,11 @@ def ray_cluster(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if config.cluster.timeline:
+        os.environ[VARIABLE] = "1"  # read by Ray's own processes, which are started here
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    runtime_env = {"env_vars": {**worker_environment(), RUN_VARIABLE: config.run.dir.name}}
+    timeline = {VARIABLE: "1"} if config.cluster.timeline else {}
+    runtime_env = {"env_vars": {**worker_environment(), RUN_VARIABLE: config.run.dir.name, **timeline}}
     if address:
         ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING, log_to_driver=False)
     else:

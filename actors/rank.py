@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 
 from actors.pools import Pool
 from actors.rank_files import RunFiles
-from actors.rank_log import RankLog
+from actors.rank_log import RankLog, tell_saved
 from actors.remote_signals import RemoteResponses, RemoteSignals
 from actors.stopping import EarlyStop
+from actors.timeline import span
 from vcrd_ray import checkpoints
 from vcrd_ray.backends import DeepSpeedBackend, use_cpu_accelerator
 from vcrd_ray.batches import Batches
@@ -174,6 +176,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
             self_check_tolerance=config.judge.tolerance if isinstance(config.judge, ModelJudge) else None,
         ),
         take_judge_traffic=signals.take_judge_traffic,
+        span=span if config.cluster.timeline else nullcontext,
     )
     _run(
         job,
@@ -294,6 +297,8 @@ def _run(
             state={} if state is None else state.record(),
         )
         folder.save(record, write=backend.save)
+        if backend.rank == 0:
+            tell_saved(job.key, done)
         return time.monotonic() - started
 
     def on_update(report: UpdateReport) -> None:

@@ -30,6 +30,16 @@ def read_progress(key: str) -> dict[str, float] | None:
     return None if found is None else dict(json.loads(found))
 
 
+def tell_saved(key: str, updates: int) -> None:
+    """Leave how many updates the last complete checkpoint holds."""
+    internal_kv._internal_kv_put(f"vcrd_ray/saved/{key}".encode(), str(updates).encode())
+
+
+def read_saved(key: str) -> int:
+    """Updates in the last complete checkpoint that rank 0 told of; 0 before the first."""
+    return int(internal_kv._internal_kv_get(f"vcrd_ray/saved/{key}".encode()) or 0)
+
+
 class RankLog:
     """Metrics and decisions of rank 0; both are cut back to where a resumed run begins."""
 

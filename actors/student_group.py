@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.placement import role_resources
 from actors.rank import DONE_FILE, RankJob, rank_main
+from actors.rank_log import read_saved
 from vcrd_ray.errors import CheckpointError, VcrdError
 from vcrd_ray.runs import read_jsonl
 from vcrd_ray.storage import Store
@@ -42,27 +43,31 @@ def train(job: RankJob) -> None:
 
     Raises:
         VcrdError: the error that a rank raised on purpose, as it raised it.
-        CheckpointError: the group died more often than student.max_failures allows.
+        StoppedError: the run was told to end, and has saved.
+        CheckpointError: the group died again and again, more often than student.max_failures allows.
     """
-    for attempt in range(job.config.student.max_failures + 1):
+    failures, saved = 0, 0
+    while True:
         try:
             _fit(job)
             warn_of_set_aside(job.run_dir)
             return
         except TrainingFailedError as error:
-            failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-            causes = [cause for failure in failures for cause in _causes(failure)]
+            of_ranks = list(getattr(error, "worker_failures", {}).values()) or [error]
+            causes = [cause for failure in of_ranks for cause in _causes(failure)]
             for cause in causes:
                 if isinstance(cause, VcrdError):
                     raise cause from None
             if any(isinstance(cause, _PROGRAMMING_ERRORS) for cause in causes):
                 raise
-            logger.warning("the student group died (attempt %d): %s", attempt + 1, error)
-            last = error
-    raise CheckpointError(
-        f"the student group died {job.config.student.max_failures + 1} times, last: {last};"
-        " run the same command again to resume from the last checkpoint"
-    ) from last
+            last, saved = saved, read_saved(job.key)
+            failures = failures + 1 if saved == last else 1
+            logger.warning("the student group died (%d in a row, %d updates saved): %s", failures, saved, error)
+            if failures > job.config.student.max_failures:
+                raise CheckpointError(
+                    f"the student group died {failures} times in a row without a new checkpoint, last: {error}; run the same"
+                    " command again to resume from the last checkpoint"
+                ) from error
 
 
 def _fit(job: RankJob) -> None:

@@ -1,4 +1,4 @@
-"""Benchmarks that print one line: judge, loss, overlap, peer, rollouts, transport.
+"""Benchmarks that print one line: chaos, judge, loss, overlap, peer, rollouts, transport.
 
     python -m jobs.bench NAME [--json] [options of that benchmark]
 
@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 
-NAMES = ("judge", "loss", "overlap", "peer", "rollouts", "transport")
+NAMES = ("chaos", "judge", "loss", "overlap", "peer", "rollouts", "transport")
 
 
 def main(argv: list[str]) -> int:

@@ -46,7 +46,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             made = rollouts.run(config)
             for repeat in range(options.repeats):
                 for variant in seconds:
-                    section = config.distill.model_copy(update={"overlap": variant != "serial", "rollouts": made})
+                    section = config.distill.model_copy(update={"overlap": variant != "serial", "rollouts": str(made)})
                     chosen = config.model_copy(update={"distill": section})
                     chosen = with_method(chosen, "uniform" if variant == "uniform" else "vcrd")
                     directory = distill.run(chosen, name=f"distill-{variant}-{repeat}")

@@ -63,6 +63,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
     from actors.pools import judge_fingerprint, judge_pool, rollout_pool, teacher_pool
     from actors.rank import DONE_FILE, RankJob
     from actors.student_group import is_finished, train
+    from actors.timeline import write_timeline
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
         if is_finished(directory.path):
@@ -88,6 +89,8 @@ def run(config: Config, *, name: str = "distill") -> Path:
                     )
                 )
             finally:
+                if config.cluster.timeline:
+                    write_timeline(directory.path / "timeline.json")
                 for pool in pools:
                     pool.stop()
         directory.pull_results(DONE_FILE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,12 +101,14 @@ class Distiller:
         judge_bounds: JudgeBounds,
         refresher: Refresher | None = None,
         take_judge_traffic: Callable[[], JudgeTraffic] = JudgeTraffic,
+        span: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Where the teacher's hidden states travel, `teacher_head` is needed.
 
         Args:
             refresher: writes student responses anew; None: they are those of `batches`.
             take_judge_traffic: asked once an update; a judge in this process has none.
+            span: held around each action of the schedule, by its name; for timelines.
         """
         for name, head in (("teacher", teacher_head), ("student", backend.student.head)):
             if head is not None and len(head) < vocab_size:
@@ -114,6 +117,7 @@ class Distiller:
                     " use the tokenizer that the model was trained with"
                 )
         self._backend = backend
+        self._span = span
         self._student = backend.student
         self._signals = signals
         self._section = section
@@ -184,19 +188,20 @@ class Distiller:
         if refresher is not None:
             refresher.order(done=first_update, stop=stop, threshold=self._threshold)
         for op in operations:
-            match op.action:
-                case Action.REQUEST_TEACHER:
-                    asked[op.update, op.micro] = self._ask(op)
-                case Action.FORWARD:
-                    forwarded[op.micro] = self._forward(asked.pop((op.update, op.micro)), telemetry)
-                case Action.BACKWARD:
-                    decisions += self._backward(forwarded.pop(op.micro), telemetry)
-                case Action.STEP:
-                    report = self._step(op.update, telemetry, decisions, started)
-                    if refresher is not None:
-                        refresher.order(done=op.update + 1, stop=stop, threshold=self._threshold)
-                    on_update(report)
-                    telemetry, decisions, started = Telemetry(), [], time.perf_counter()
+            with self._span(op.action.value):
+                match op.action:
+                    case Action.REQUEST_TEACHER:
+                        asked[op.update, op.micro] = self._ask(op)
+                    case Action.FORWARD:
+                        forwarded[op.micro] = self._forward(asked.pop((op.update, op.micro)), telemetry)
+                    case Action.BACKWARD:
+                        decisions += self._backward(forwarded.pop(op.micro), telemetry)
+                    case Action.STEP:
+                        report = self._step(op.update, telemetry, decisions, started)
+                        if refresher is not None:
+                            refresher.order(done=op.update + 1, stop=stop, threshold=self._threshold)
+                        on_update(report)
+                        telemetry, decisions, started = Telemetry(), [], time.perf_counter()
 
     @property
     def _threshold(self) -> float | None:
@@ -222,7 +227,8 @@ class Distiller:
         signals = None
         if asked.teacher is not None:
             waiting = time.perf_counter()
-            signals = asked.teacher.result()
+            with self._span("wait_for_teacher"):
+                signals = asked.teacher.result()
             telemetry.times["wait_teacher_s"] += time.perf_counter() - waiting
             telemetry.times["teacher_s"] += signals.seconds
         prompts = sum(len(p.prompt_ids) * int((len(p.teacher_ids) > 0) + (len(p.student_ids) > 0)) for p in batch.pairs)
@@ -320,11 +326,14 @@ class Distiller:
     def _wait_for_judge(self, done: _Forwarded, telemetry: Telemetry) -> dict[Side, JudgeScores]:
         """The scores of the sides that take part, with NaN for those of a wrong number."""
         waiting = time.perf_counter()
-        scores = {
-            side: one_per_row(pending.result(), done.batch, side)
-            for side, pending in zip(SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True)
-            if pending is not None
-        }
+        with self._span("wait_for_judge"):
+            scores = {
+                side: one_per_row(pending.result(), done.batch, side)
+                for side, pending in zip(
+                    SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True
+                )
+                if pending is not None
+            }
         telemetry.times["wait_judge_s"] += time.perf_counter() - waiting
         telemetry.times["judge_s"] += sum(s.seconds for s in scores.values())
         telemetry.times["judge_tokens"] += sum(s.num_tokens for s in scores.values())

@@ -231,6 +231,9 @@ class ClusterSection(Section):
         description="separate: each role runs only on nodes that offer the custom resource student, teacher, judge or rollout",
     )
     dashboard: bool = Field(default=False, description="Start the dashboard with a local cluster")
+    timeline: bool = Field(
+        default=False, description="Leave timeline.json of a distillation, for chrome://tracing or ui.perfetto.dev"
+    )
     object_store_gib: float = Field(default=0.5, gt=0.07, description="Object store of a local cluster, GiB")
     start_timeout_s: float = Field(default=600, gt=0, description="Longest wait for actors to be placed and ready")
     request_timeout_s: float = Field(default=600, gt=0, description="Longest wait for one teacher or judge answer")

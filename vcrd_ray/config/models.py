@@ -35,7 +35,9 @@ class StudentSection(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
     threads: int = Field(default=1, ge=1, description="CPU threads of each rank")
     max_failures: int = Field(
-        default=3, ge=0, description="Restarts of the group from its last checkpoint before giving up"
+        default=3,
+        ge=0,
+        description="Restarts of the group from its last checkpoint, with no new one between them, before giving up",
     )
 
     @property
