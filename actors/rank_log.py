@@ -74,7 +74,7 @@ class RankLog:
     def watched(self, update: int, figures: Accuracy) -> None:
         """Show how the student did on held-out problems when so many updates were done."""
         self._metrics.show(update, {"watch/pass_at_1": figures.pass_at_1})
-        self._gauges.set({"watch/pass_at_1": figures.pass_at_1, "watch/update": update})
+        self._gauges.set({"watch/pass_at_1": figures.pass_at_1})
 
     def close(self) -> None:
         """Flush all files."""

@@ -62,6 +62,7 @@ STEP = frozenset(
         "grad_norm",
         "judge/max_in_flight",
         "lr",
+        "num_updates",
         "objective/lambda_student",
         "objective/mixing_threshold",
         "objective/taid_t",
@@ -70,6 +71,9 @@ STEP = frozenset(
     }
 )
 """What the update loop and the log add."""
+
+WATCH = frozenset({"watch/pass_at_1"})
+"""What the evaluation of held-out problems adds."""
 
 RAY = frozenset(
     {
@@ -93,4 +97,4 @@ def metric(series: str) -> str:
     return "ray_vcrd_" + series.replace("/", "_")
 
 
-METRICS = frozenset(map(metric, TELEMETRY | REFRESH | STEP)) | {f"ray_{name}" for name in RAY}
+METRICS = frozenset(map(metric, TELEMETRY | REFRESH | STEP | WATCH)) | {f"ray_{name}" for name in RAY}

@@ -14,7 +14,7 @@ import ray
 from ray._private import ray_constants
 
 from tests.unit.deploy.files import DASHBOARD, DEPLOY, ROOT, load
-from tests.unit.deploy.series import METRICS, RAY, REFRESH, STEP, TELEMETRY
+from tests.unit.deploy.series import METRICS, RAY, REFRESH, STEP, TELEMETRY, WATCH
 from vcrd_ray.analysis.telemetry import Telemetry
 
 ROWS = ["Training", "Validity weights", "Judge", "Waiting", "Rollouts during training", "Ray and the nodes"]
@@ -94,9 +94,9 @@ def test_run_and_role_are_chosen_from_what_is_measured() -> None:
 
 def test_the_list_of_series_is_that_of_the_program() -> None:
     assert set(Telemetry.metrics(Telemetry().to_vector(), world_size=1)) == TELEMETRY
-    sources = ("analysis/telemetry.py", "distill.py", "runs.py")
-    text = "".join((ROOT / "vcrd_ray" / source).read_text(encoding="utf-8") for source in sources)
-    assert {name for name in REFRESH | STEP if f'"{name}"' not in text} == set()
+    sources = ("vcrd_ray/analysis/telemetry.py", "vcrd_ray/distill.py", "actors/rank_log.py")
+    text = "".join((ROOT / source).read_text(encoding="utf-8") for source in sources)
+    assert {name for name in REFRESH | STEP | WATCH if f'"{name}"' not in text} == set()
 
 
 def test_ray_s_own_metrics_are_those_that_it_charts_itself() -> None:
