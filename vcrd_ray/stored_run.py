@@ -17,9 +17,9 @@ from vcrd_ray.storage import Mirror, Store
 
 logger = logging.getLogger(__name__)
 
-NOT_MIRRORED = frozenset({"checkpoints", "ray_train", "student_versions"})
-"""What ranks push themselves, when it is complete, and what is of no use elsewhere."""
 _LEASE = "lease.json"
+NOT_MIRRORED = frozenset({"checkpoints", "ray_train", "student_versions", _LEASE})
+"""What ranks push themselves, when it is complete, and what is of no use elsewhere."""
 _PUSH_EVERY_S = 30.0
 _RENEW_S = 10.0
 _LEASE_S = 45.0
@@ -38,7 +38,7 @@ class StoredRun:
         """
         self._local = local
         self._store = store
-        self._mirror = Mirror(local, store, skip=NOT_MIRRORED | {_LEASE})
+        self._mirror = Mirror(local, store, skip=NOT_MIRRORED)
         self._me = {"holder": f"process {os.getpid()} on {socket.gethostname()}", "directory": str(local)}
         self._take_lease(wait)
         self._mirror.pull()
