@@ -14,9 +14,10 @@ from typing import Any
 import ray.train
 import torch
 
+from actors.notes import Notes
 from actors.pools import Pool
 from actors.rank_files import RunFiles
-from actors.rank_log import RankLog, tell_saved
+from actors.rank_log import RankLog
 from actors.remote_signals import RemoteResponses, RemoteSignals
 from actors.stopping import EarlyStop
 from actors.timeline import span
@@ -68,8 +69,7 @@ class RankJob:
     """Writers of new student responses; None: those in `rollouts` stay."""
     judge_fingerprint: str | None
     """Identity of what the judge pool answers with."""
-    key: str
-    """Under which ranks and driver leave notes for each other."""
+    notes: Notes
     must_save_by: float | None
     """Seconds since the epoch."""
 
@@ -284,8 +284,8 @@ def _run(
     stop = min(num_updates, section.stop_after or num_updates)
     log = None
     if backend.rank == 0:
-        log = RankLog(job.run_dir, job.config, key=job.key, next_update=first_update, num_updates=num_updates)
-    early = EarlyStop(backend, key=job.key, must_save_by=job.must_save_by)
+        log = RankLog(job.run_dir, job.config, notes=job.notes, next_update=first_update, num_updates=num_updates)
+    early = EarlyStop(backend, job.notes, must_save_by=job.must_save_by)
 
     def save(done: int) -> float:
         started = time.monotonic()
@@ -298,7 +298,7 @@ def _run(
         )
         folder.save(record, write=backend.save)
         if backend.rank == 0:
-            tell_saved(job.key, done)
+            job.notes.leave("saved", done)
         return time.monotonic() - started
 
     def on_update(report: UpdateReport) -> None:

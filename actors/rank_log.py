@@ -7,9 +7,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from ray.experimental import internal_kv
-
 from actors.gauges import Gauges
+from actors.notes import Notes
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy
 from vcrd_ray.runs import read_jsonl, write_json, write_text
@@ -19,33 +18,12 @@ from vcrd_ray.types import UpdateReport
 _DECISIONS_FILE = "decisions.jsonl"
 
 
-def tell_progress(key: str, row: dict[str, float]) -> None:
-    """Leave the last update for the driver, which may stand on a node that does not see the run directory."""
-    internal_kv._internal_kv_put(f"vcrd_ray/progress/{key}".encode(), json.dumps(row).encode())
-
-
-def read_progress(key: str) -> dict[str, float] | None:
-    """The last update that rank 0 told of; None before the first."""
-    found = internal_kv._internal_kv_get(f"vcrd_ray/progress/{key}".encode())
-    return None if found is None else dict(json.loads(found))
-
-
-def tell_saved(key: str, updates: int) -> None:
-    """Leave how many updates the last complete checkpoint holds."""
-    internal_kv._internal_kv_put(f"vcrd_ray/saved/{key}".encode(), str(updates).encode())
-
-
-def read_saved(key: str) -> int:
-    """Updates in the last complete checkpoint that rank 0 told of; 0 before the first."""
-    return int(internal_kv._internal_kv_get(f"vcrd_ray/saved/{key}".encode()) or 0)
-
-
 class RankLog:
     """Metrics and decisions of rank 0; both are cut back to where a resumed run begins."""
 
-    def __init__(self, run_dir: Path, config: Config, *, key: str, next_update: int, num_updates: int) -> None:
+    def __init__(self, run_dir: Path, config: Config, *, notes: Notes, next_update: int, num_updates: int) -> None:
         write_json(run_dir / "progress.json", {"num_updates": num_updates, "pid": os.getpid()})
-        self._key, self._num_updates = key, num_updates
+        self._notes, self._num_updates = notes, num_updates
         # A run directory and its job, such as demo/distill-vcrd: what people call the run.
         name = "/".join(run_dir.parts[-2:])
         self._gauges = Gauges(role="student", replica=0, run=name)
@@ -66,8 +44,9 @@ class RankLog:
     def write(self, report: UpdateReport) -> None:
         """Append one update."""
         self._metrics.write(report.update, report.metrics)
-        self._gauges.set({"update": report.update, "num_updates": self._num_updates, **report.metrics})
-        tell_progress(self._key, {"update": report.update, "num_updates": self._num_updates, **report.metrics})
+        row = {"update": report.update, "num_updates": self._num_updates, **report.metrics}
+        self._gauges.set(row)
+        self._notes.leave("progress", row)
         self._decisions.writelines(json.dumps(asdict(d)) + "\n" for d in report.decisions)
         self._decisions.flush()
 

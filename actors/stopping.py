@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import ray.train
 import torch
-from ray.experimental import internal_kv
 
+from actors.notes import Notes
 from vcrd_ray.backends import Backend
 from vcrd_ray.errors import StoppedError
 
@@ -27,8 +27,8 @@ _SLACK_S = 5.0
 
 
 @contextmanager
-def stop_on_sigterm(key: str) -> Iterator[None]:
-    """For the time of the block SIGTERM asks the ranks that were given this key to save and leave.
+def stop_on_sigterm(notes: Notes) -> Iterator[None]:
+    """For the time of the block SIGTERM asks the ranks that read these notes to save and leave.
 
     A second SIGTERM ends this process at once. Outside the main thread, where no signal arrives, nothing is changed.
     """
@@ -41,7 +41,7 @@ def stop_on_sigterm(key: str) -> Iterator[None]:
         # Not from the handler: it may interrupt a call into Ray that cannot be entered twice.
         while not over.is_set():
             if told.wait(_POLL_S):
-                internal_kv._internal_kv_put(_stop(key), b"stop")
+                notes.leave("stop", True)
                 return
 
     def handler(signum: int, frame: object) -> None:
@@ -60,17 +60,13 @@ def stop_on_sigterm(key: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stop(key: str) -> bytes:
-    return f"vcrd_ray/stop/{key}".encode()
-
-
 class EarlyStop:
     """One rank's side. All ranks ask after every update."""
 
-    def __init__(self, backend: Backend, *, key: str, must_save_by: float | None) -> None:
+    def __init__(self, backend: Backend, notes: Notes, *, must_save_by: float | None) -> None:
         """`must_save_by`: seconds since the epoch."""
         self._backend = backend
-        self._key = _stop(key)
+        self._notes = notes
         self._must_save_by = must_save_by
         self._leaving: set[str] = set()
         self._longest_update = 0.0
@@ -102,7 +98,7 @@ class EarlyStop:
         code = 0.0
         if self._backend.rank == 0:
             ahead = time.time() + self._longest_update + 2 * self._longest_save + _SLACK_S
-            if internal_kv._internal_kv_get(self._key) is not None:
+            if self._notes.read("stop"):
                 code = 1.0
             elif self._must_save_by is not None and ahead >= self._must_save_by:
                 code = 2.0

@@ -16,7 +16,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.placement import role_resources
 from actors.rank import DONE_FILE, RankJob, rank_main
-from actors.rank_log import read_saved
 from vcrd_ray.errors import CheckpointError, VcrdError
 from vcrd_ray.runs import read_jsonl
 from vcrd_ray.storage import Store
@@ -60,7 +59,7 @@ def train(job: RankJob) -> None:
                     raise cause from None
             if any(isinstance(cause, _PROGRAMMING_ERRORS) for cause in causes):
                 raise
-            last, saved = saved, read_saved(job.key)
+            last, saved = saved, int(job.notes.read("saved") or 0)
             failures = failures + 1 if saved == last else 1
             logger.warning("the student group died (%d in a row, %d updates saved): %s", failures, saved, error)
             if failures > job.config.student.max_failures:

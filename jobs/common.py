@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -154,12 +153,12 @@ def follow_training(stage: str, config: Config) -> Iterator[dict[str, Any]]:
     Yields:
         What ranks must be told for that: keyword arguments of `RankJob`.
     """
-    from actors.rank_log import read_progress
+    from actors.notes import Notes
     from actors.stopping import stop_on_sigterm
 
-    stop, key = threading.Event(), uuid.uuid4().hex
-    with StageProgress(stage, 0, "updates") as progress, stop_on_sigterm(key):
-        show = _progress_reader(partial(read_progress, key), progress)
+    stop, notes = threading.Event(), Notes()
+    with StageProgress(stage, 0, "updates") as progress, stop_on_sigterm(notes):
+        show = _progress_reader(partial(notes.read, "progress"), progress)
 
         def poll() -> None:
             while not stop.wait(_POLL_S):
@@ -168,11 +167,12 @@ def follow_training(stage: str, config: Config) -> Iterator[dict[str, Any]]:
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
         try:
-            yield {"key": key, "must_save_by": config.run.deadline(STARTED)}
+            yield {"notes": notes, "must_save_by": config.run.deadline(STARTED)}
         finally:
             stop.set()
             thread.join()
             show()
+            notes.remove()
 
 
 def _progress_reader(read: Callable[[], dict[str, float] | None], progress: StageProgress) -> Callable[[], None]:
