@@ -1,19 +1,43 @@
-"""Answers of a model to a benchmark through an engine pool; finished batches on disk are not asked for again."""
+"""Answers of a model to a benchmark through an engine pool; finished batches on disk are not asked for again.
+
+And the actor that lm-evaluation-harness asks its questions in.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
+from actors.placement import actor_options, role_resources
 from actors.pools import Pool
-from vcrd_ray.config import SamplingSection
+from vcrd_ray.config import Config, SamplingSection
 from vcrd_ray.evaluation.answers import Answer
+from vcrd_ray.evaluation.harness import Harness
+from vcrd_ray.models import device_for
 from vcrd_ray.runs import read_jsonl, write_text
 from vcrd_ray.types import Prompt, Rollout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnsweredBatch:
+    """Answers of one generate call."""
+
+    index: int
+    answers: list[Answer]
+    kept: bool
+    """Whether an earlier run made them."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all answers."""
+        return sum(answer.num_tokens for answer in self.answers)
 
 
 def answer_all(
@@ -25,25 +49,28 @@ def answer_all(
     tokenizer: Any,
     batch_size: int,
     directory: Path,
-) -> Iterator[tuple[int, list[Answer]]]:
-    """`samples` answers to each prompt: (number of the batch, its answers) as they come, those on disk first.
+) -> Iterator[AnsweredBatch]:
+    """`samples` answers to each prompt, batches as they come, those on disk first.
 
     Args:
         batch_size: answers of one generate call.
-        directory: batches lie there, one file each.
+        directory: batches lie there, one file each; every call that was made is a line of DIRECTORY.log.jsonl.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    log = directory.with_name(f"{directory.name}.log.jsonl")
     asked = [(prompt, sample) for sample in range(samples) for prompt in prompts]
     batches = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
     files = [directory / f"batch-{i:05d}.jsonl" for i in range(len(batches))]
+    missing = [index for index, file in enumerate(files) if not file.exists()]
+    # All are asked for before anything is handed on: what is done with kept batches must not hold up the engines.
     waiting = {}
-    for index, (batch, file) in enumerate(zip(batches, files, strict=True)):
-        if file.exists():
-            yield index, [Answer.model_validate(row) for row in read_jsonl(file)]
-        else:
-            # Samples of one question are drawn apart by their names.
-            named = [_renamed(prompt, sample) for prompt, sample in batch]
-            waiting[pool.pick().generate.remote(named, sampling)] = index
+    for index in missing:
+        # Samples of one question are drawn apart by their names.
+        named = [_renamed(prompt, sample) for prompt, sample in batches[index]]
+        waiting[pool.pick().generate.remote(named, sampling)] = index
+    for index in sorted(set(range(len(batches))) - set(missing)):
+        rows = read_jsonl(files[index])
+        yield AnsweredBatch(index=index, answers=[Answer.model_validate(row) for row in rows], kept=True)
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
         index = waiting.pop(ready)
@@ -52,7 +79,26 @@ def answer_all(
             for (prompt, sample), rollout in zip(batches[index], ray.get(ready), strict=True)
         ]
         write_text(files[index], "".join(json.dumps(answer.model_dump()) + "\n" for answer in answers))
-        yield index, answers
+        made = AnsweredBatch(index=index, answers=answers, kept=False)
+        with log.open("a", encoding="utf-8") as lines:
+            row = {"batch": index, "time": time.time(), "answers": len(answers), "tokens": made.num_tokens}
+            lines.write(json.dumps(row) + "\n")
+        yield made
+
+
+def harness_pool(config: Config, model: str) -> Pool:
+    """An actor with the teacher's resources that holds a model for lm-evaluation-harness."""
+    remote = ray.remote(_HarnessActor).options(**actor_options(role_resources(config, "teacher")))
+    return Pool("evaluation", [remote.remote(config, model)])
+
+
+class _HarnessActor(Harness):
+    """Finds its device where it is placed."""
+
+    def __init__(self, config: Config, model: str) -> None:
+        torch.set_num_threads(config.teacher.threads)
+        device = device_for(config.teacher.gpus_per_replica)
+        super().__init__(config.evaluate.lm_eval, model, dtype=config.teacher.dtype, device=device)
 
 
 def _renamed(prompt: Prompt, sample: int) -> Prompt:

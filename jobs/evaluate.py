@@ -1,10 +1,11 @@
 """pass@1 of a checkpoint on held-out problems of your own or on benchmarks, with intervals; samples are kept.
 
     python -m jobs.evaluate --config FILE --model PATH [--suites math code instruct] [--label NAME] [--dry-run]
+    python -m jobs.evaluate --config FILE --model PATH --backend lm-eval [--suites math] [--evaluate.lm_eval.tasks T ...]
 
 Leaves RUN/evaluate-LABEL/result.json and samples; with --suites RUN/evaluate-LABEL/results.json (in the shape of
-lm-evaluation-harness), figures.json, instruct.json, and every answer with its verdicts. Run again after a kill, it does what
-is missing.
+lm-evaluation-harness), figures.json, instruct.json, and every answer with its verdicts; with --backend lm-eval the same by
+that library. Run again after a kill, it does what is missing.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from rich.table import Table
 
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_prompts, print_dry_run
-from jobs.suites import SUITES, make_benchmarks, run_suites
+from jobs.suites import SUITES, harness_tasks, make_benchmarks, run_harness, run_suites
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy, accuracy
 from vcrd_ray.runs import RunDirectory, write_json
 
 if TYPE_CHECKING:
-    from vcrd_ray.evaluation.results import BenchmarkFigures
+    from vcrd_ray.evaluation.results import Backend, BenchmarkFigures
 
 INSTRUCT = "instruct"
 SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
@@ -70,13 +71,16 @@ def run(config: Config, *, label: str) -> Accuracy:
         return figures
 
 
-def run_benchmarks(config: Config, suites: Sequence[str], *, label: str) -> None:
+def run_benchmarks(config: Config, suites: Sequence[str], *, label: str, backend: Backend) -> None:
     """Evaluate `evaluate.model` (default: the student) on benchmark suites in RUN/evaluate-LABEL, and print tables."""
     from jobs.instruct import run_instruct, show_instruct
 
     model = config.evaluate.model or config.student.path
     resolved = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
     with RunDirectory(config.run.dir, f"evaluate-{label}", resolved, sections=SECTIONS) as directory:
+        if backend == "lm-eval":
+            show(run_harness(resolved, model, suites, directory.path))
+            return
         graded = [suite for suite in SUITES if suite in suites]
         if graded:
             show(run_suites(resolved, model, graded, directory.path))
@@ -110,29 +114,41 @@ def main(argv: list[str]) -> int:
     extra.add_argument(
         "--suites", nargs="+", choices=(*SUITES, INSTRUCT), default=[], help="benchmarks (default: evaluate.prompts)"
     )
+    extra.add_argument(
+        "--backend",
+        choices=("own", "lm-eval"),
+        default="own",
+        help="lm-eval: lm-evaluation-harness asks and grades its own tasks (default: %(default)s)",
+    )
     config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=extra)
     if flags.model:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
-        if flags.suites:
-            for one in make_benchmarks(config, [suite for suite in SUITES if suite in flags.suites]):
-                print(f"{one.suite} {one.benchmark.name}: {one.benchmark.num_questions} questions")
-            if INSTRUCT in flags.suites:
-                from jobs.instruct import read_sets
-
-                for name, items in read_sets(config).items():
-                    print(f"{INSTRUCT} {name}: {len(items)} questions")
-        else:
-            check(config, fetch=False)
-        print_dry_run(config, SECTIONS, actors=False)
+        _dry_run(config, flags.suites, flags.backend)
         return 0
-    if flags.suites:
-        run_benchmarks(config, flags.suites, label=flags.label)
+    if flags.suites or flags.backend == "lm-eval":
+        run_benchmarks(config, flags.suites, label=flags.label, backend=flags.backend)
         return 0
     figures = run(config, label=flags.label)
     print(f"{flags.label}: pass@1 {figures} on {figures.total} problems")
     return 0
+
+
+def _dry_run(config: Config, suites: Sequence[str], backend: Backend) -> None:
+    if backend == "lm-eval":
+        print(f"lm-eval: {', '.join(harness_tasks(config, suites))}")
+    elif suites:
+        for one in make_benchmarks(config, [suite for suite in SUITES if suite in suites]):
+            print(f"{one.suite} {one.benchmark.name}: {one.benchmark.num_questions} questions")
+        if INSTRUCT in suites:
+            from jobs.instruct import read_sets
+
+            for questions in read_sets(config):
+                print(f"{INSTRUCT} {questions.name}: {len(questions.items)} questions")
+    else:
+        check(config, fetch=False)
+    print_dry_run(config, SECTIONS, actors=False)
 
 
 if __name__ == "__main__":

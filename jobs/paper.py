@@ -9,35 +9,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from vcrd_ray.evaluation.published import PublishedTable, read_published
+
 FOLDER = Path(__file__).parent / "configs" / "paper"
-_TABLES = FOLDER / "tables.yml"
 
 
-class Row(BaseModel):
-    """One line of a table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    row: str
-    method: str
-    published: float
-
-
-class PaperTable(BaseModel):
-    """The rows of one table that share a pair of models."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    table: str
-    config: str
-    figure: str
-    """What the published number is."""
-    rows: tuple[Row, ...]
+class PaperTable(PublishedTable):
+    """A published table, and what runs it."""
 
     @property
     def path(self) -> Path:
@@ -47,7 +28,7 @@ class PaperTable(BaseModel):
 
 def read_tables() -> list[PaperTable]:
     """All of them, in the paper's order."""
-    return [PaperTable.model_validate(table) for table in yaml.safe_load(_TABLES.read_text(encoding="utf-8"))["tables"]]
+    return [PaperTable.model_validate(table.model_dump()) for table in read_published()]
 
 
 def main(argv: Sequence[str]) -> int:

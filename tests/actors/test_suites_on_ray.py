@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from jobs import compare, evaluate
 from tests.unit.evaluation.instruct.chat_server import Asked, Said, chat_server, completion
-from vcrd_ray.config import TinyPrompts
+from tests.unit.evaluation.test_harness import write_task
+from vcrd_ray.config import PromptSection, SamplingSection, TinyPrompts
 from vcrd_ray.data.problems import read_problems
+from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import ConfigError, DataError
+from vcrd_ray.evaluation.instruct.dialogue import shown_answer, turn_ids
 from vcrd_ray.models import load_tokenizer, resolve_model
 from vcrd_ray.runs import read_jsonl
 from vcrd_ray.tasks.answers import final_answer
 from vcrd_ray.tiny.world import WorldConfig
+from vcrd_ray.types import Prompt
 
 pytestmark = pytest.mark.slow
 NUM_QUESTIONS = 30
@@ -164,3 +169,95 @@ def test_win_rates_come_from_an_endpoint_and_a_second_run_asks_nothing(tmp_path:
     assert found["sets"]["pairs"]["win_rate"]["value"] == 1.0 and found["sets"]["pairs"]["inconsistent"] == 0
     rulings = read_jsonl(tmp_path / "evaluate-x" / "instruct" / "pairs" / "rulings.jsonl")
     assert len(rulings) == 4 and all(len(row["rulings"]) == 2 for row in rulings)
+
+
+_JUDGED = "{question_1}|{question_2}|A1={answer_a_1}|A2={answer_a_2}|B1={answer_b_1}|B2={answer_b_2}|"
+
+
+def test_mt_bench_asks_the_second_turn_behind_the_model_s_own_first_answer(tmp_path: Path, local_ray: None) -> None:
+    problems, _ = read_problems(TinyPrompts(seed=7, count=3), WorldConfig())
+    bench = tmp_path / "mt_bench"
+    bench.mkdir()
+    # The last one's second turn leaves no room for an answer.
+    seconds = [problems[0].question, problems[1].question, "Ann has 1 pens. " * 120]
+    questions = [
+        {"question_id": 81 + i, "category": "writing", "turns": [p.question, second]}
+        for i, (p, second) in enumerate(zip(problems, seconds, strict=True))
+    ]
+    prompts = [
+        {"name": "pair-v2", "type": "pairwise", "system_prompt": "Judge.", "prompt_template": "{answer_a}|{answer_b}"},
+        {"name": "pair-v2-multi-turn", "type": "pairwise", "system_prompt": "Judge.", "prompt_template": _JUDGED},
+    ]
+    rival = [{"question_id": q["question_id"], "choices": [{"turns": ["no idea", "none"]}]} for q in questions]
+    for file, rows in (("question", questions), ("judge_prompts", prompts), ("rival", rival)):
+        (bench / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    instruct: dict[str, Any] = {
+        "data": str(tmp_path),
+        "sets": ["mt_bench"],
+        "rival": str(bench / "rival.jsonl"),
+        "cache": str(tmp_path / "replies.sqlite"),
+        "sampling": {"temperature": 0.0, "max_new_tokens": 48},
+        "parsing": "strict",
+    }
+
+    def respond(asked: Asked, earlier: int) -> Said:
+        first_is_rival = "no idea" in asked.text.split("|B1=" if "B1=" in asked.text else "|")[0]
+        return completion("[[B]]" if first_is_rival else "[[A]]")
+
+    with chat_server(respond) as server:
+        instruct["endpoint"] = {"model": "judge-1", "key_variable": None, "base_url": server.base_url}
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump({"run": {"dir": str(tmp_path)}, "evaluate": {"instruct": instruct}}))
+        arguments = ["--config", str(file), "--model", "tiny:teacher", "--suites", "instruct", "--label", "x"]
+        assert evaluate.main(arguments) == 0
+        # Three questions in both orders: first turns alone, and dialogues.
+        assert len(server.asked) == 12
+        folder = tmp_path / "evaluate-x" / "instruct" / "mt_bench"
+        before = (tmp_path / "evaluate-x" / "instruct.json").read_bytes()
+        (folder / "answers-turn-2" / "batch-00000.jsonl").unlink()
+        assert evaluate.main(arguments) == 0
+        assert len(server.asked) == 12
+        again = json.loads((tmp_path / "evaluate-x" / "instruct.json").read_text())
+        assert again["sets"] == json.loads(before)["sets"], "the same answer was generated, so the replies are there"
+    answers = {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(folder / "model_answer.jsonl")}
+    assert [len(turns) for turns in answers.values()] == [2, 2, 2] and answers["83"][1] == ""
+    asked_as_a_dialogue = [text for text in (one.text for one in server.asked) if "A1=" in text]
+    assert all(any(turns[0] in text and turns[1] in text for text in asked_as_a_dialogue) for turns in answers.values())
+    # What was asked second is what an engine makes of the dialogue with the model's own first answer.
+    tokenizer = load_tokenizer(resolve_model("tiny:teacher"))
+    ids = turn_ids(questions[0]["turns"], answers["81"][:1], tokenizer, PromptSection())
+    engine = HFEngine("tiny:teacher", dtype="float32", device=torch.device("cpu"))
+    sampling = SamplingSection(temperature=0.0, max_new_tokens=48)
+    (alone,) = engine.generate([Prompt(id="a", question="", answer=None, ids=ids)], sampling, seed=0)
+    assert shown_answer(tokenizer.decode(alone.ids), tokenizer) == answers["81"][1] != answers["81"][0]
+    found = json.loads(before)
+    assert found["no_room"] == {"mt_bench": 1}
+    for name in ("mt_bench", "mt_bench-turn-2"):
+        assert found["sets"][name]["win_rate"]["value"] == 1.0 and found["sets"][name]["num_pairs"] == 3
+    log = read_jsonl(folder / "answers-turn-2.log.jsonl")
+    assert [row["batch"] for row in log] == [0, 0] and len(read_jsonl(folder / "answers.log.jsonl")) == 1
+
+
+def test_the_harness_s_tasks_leave_the_same_files_and_are_not_repeated(tmp_path: Path, local_ray: None) -> None:
+    pytest.importorskip("lm_eval")
+    problems, _ = read_problems(TinyPrompts(seed=7, count=10), WorldConfig())
+    rows = [{"question": p.question, "answer": str(final_answer(p.solution or ""))} for p in problems]
+    section = {"include_path": str(write_task(tmp_path, rows)), "tasks": ["own_sums"], "bootstrap_iters": 0}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"run": {"dir": str(tmp_path)}, "evaluate": {"lm_eval": section}}))
+    for label, model in (("strong", "tiny:teacher"), ("weak", "tiny:student-base")):
+        arguments = ["--config", str(file), "--model", model, "--backend", "lm-eval", "--label", label]
+        assert evaluate.main(arguments) == 0
+    folder = tmp_path / "evaluate-weak"
+    (one,) = json.loads((folder / "figures.json").read_text())["sets"]
+    (metric,) = one["metrics"]
+    assert (one["name"], metric["metric"], one["num_questions"]) == ("own_sums", "exact_match,last-number", 10)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["backend"] == "lm-eval" and results["model_name"] == "tiny:student-base"
+    assert results["results"]["own_sums"]["exact_match,last-number"] == metric["value"]
+    assert compare.main([str(folder), str(tmp_path / "evaluate-strong")]) == 0
+    done = {path: path.stat().st_mtime_ns for path in (folder / "lm-eval").rglob("*.json*")}
+    assert evaluate.main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    with pytest.raises(ConfigError, match="the other backend: choose another --label"):
+        evaluate.main([*arguments[:4], "--suites", "math", "--label", "weak"])

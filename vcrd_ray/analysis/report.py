@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import plotly.graph_objects as go
 import plotly.io
 import pyarrow.parquet as pq
 from plotly.offline import get_plotlyjs
@@ -65,6 +66,9 @@ def _context(data: RunData) -> dict[str, Any]:
             for label, value in data.accuracy.items()
         ],
         "accuracy_figure": _figure(figures.accuracy_bars(data.accuracy)) if data.accuracy else None,
+        "benchmarks": data.benchmarks,
+        "display_name": display_name,
+        "watched": [_watched(run) for run in data.distillations if run.watched],
         "learning": _figure(figures.learning_curves(data.distillations)) if data.distillations else None,
         "sft": _figure(figures.sft_curve(data.sft)) if data.sft else None,
         "judged": judged.name if judged else None,
@@ -151,6 +155,35 @@ def _refreshed(run: TrainingData) -> dict[str, Any]:
         "sync_s": sum(row.get("time/sync_s", 0.0) for row in run.metrics),
         "staleness": _figure(figures.staleness(run.refresh.staleness)),
     }
+
+
+def _watched(run: TrainingData) -> dict[str, Any]:
+    # The first of equals, as it is the one that is kept.
+    best, accuracy = max(run.watched, key=lambda graded: graded[1].pass_at_1)
+    return {"name": run.name, "best": best, "accuracy": accuracy, "figure": _figure(_watch_curve(run, best))}
+
+
+def _watch_curve(run: TrainingData, best: int) -> go.Figure:
+    """pass@1 with its interval over updates, the best version marked."""
+    updates, values = [update for update, _ in run.watched], [graded for _, graded in run.watched]
+    figure = go.Figure(
+        go.Scatter(
+            x=updates,
+            y=[100 * a.pass_at_1 for a in values],
+            error_y={
+                "array": [100 * (a.high - a.pass_at_1) for a in values],
+                "arrayminus": [100 * (a.pass_at_1 - a.low) for a in values],
+            },
+            mode="lines+markers",
+            marker={"size": [12 if update == best else 6 for update in updates]},
+            line={"color": figures.PALETTE[0], "width": 1.5},
+        )
+    )
+    figure.add_vline(x=best, line={"dash": "dash", "color": "#444"}, annotation_text="best")
+    figure.update_layout(template="simple_white", height=300, margin={"l": 60, "r": 20, "t": 30, "b": 50})
+    figure.update_xaxes(title="updates done")
+    figure.update_yaxes(title="pass@1, %")
+    return figure
 
 
 def _trust(report: CalibrationReport) -> dict[str, Any]:

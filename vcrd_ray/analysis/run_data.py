@@ -19,7 +19,10 @@ from vcrd_ray.data.problems import Reject
 from vcrd_ray.data.processbench import BenchFigures
 from vcrd_ray.data.rollouts import check_manifest, part_path, read_manifest, read_pairs
 from vcrd_ray.errors import DataError
+from vcrd_ray.evaluation.published import published_for
+from vcrd_ray.evaluation.scoreboard import Scoreboard, read_scoreboard
 from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.refresh.watch import WATCHED
 from vcrd_ray.runs import read_jsonl
 from vcrd_ray.tasks.answers import final_answer, is_correct
 from vcrd_ray.types import Decision, IntArray
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NAMES = {"teacher": "teacher", "sft": "student after SFT"}
+_ORDER = {"teacher": 0, "sft": 1, "vcrd": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class TrainingData:
     versions: dict[str, Any]
     model: Path | None
     refresh: RefreshData | None = None
+    watched: tuple[tuple[int, Accuracy], ...] = ()
+    """Accuracy on the watched problems after so many updates, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,7 @@ class RunData:
     rollouts: Path | None
     calibration: CalibrationReport | None
     processbench: list[BenchFigures]
+    benchmarks: Scoreboard | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +79,7 @@ class CheckedResponse:
 def read_run(run_dir: Path) -> RunData:
     """Everything of a run directory that is there."""
     results = [read_object(path) for path in sorted(run_dir.glob("evaluate-*/result.json"))]
-    order = {"teacher": 0, "sft": 1, "vcrd": 2}
-    results.sort(key=lambda r: (order.get(r["label"], 9), r["label"]))
+    results.sort(key=lambda r: _place(r["label"]))
     folders = sorted(
         (p for p in run_dir.glob("distill*") if (p / "metrics.jsonl").is_file()),
         key=lambda p: (method_name(p) != "vcrd", method_name(p)),
@@ -90,7 +96,33 @@ def read_run(run_dir: Path) -> RunData:
         rollouts=rollouts if (rollouts / "manifest.json").is_file() else None,
         calibration=_calibration(calibration) if calibration.is_file() else None,
         processbench=[BenchFigures(**f) for f in read_object(bench)["files"]] if bench.is_file() else [],
+        benchmarks=_benchmarks(run_dir),
     )
+
+
+def _place(label: str) -> tuple[int, str]:
+    return _ORDER.get(label, len(_ORDER)), label
+
+
+def _benchmarks(run_dir: Path) -> Scoreboard | None:
+    folders = {path.name.removeprefix("evaluate-"): path for path in run_dir.glob("evaluate-*")}
+    teacher, student = _pair(run_dir)
+    published = published_for(teacher=teacher, student=student) if teacher and student else None
+    return read_scoreboard({label: folders[label] for label in sorted(folders, key=_place)}, published=published)
+
+
+def _pair(run_dir: Path) -> tuple[str | None, str | None]:
+    """Teacher and student before any training, as the stages' configs name them."""
+    found: dict[str, str] = {}
+    # After a fine-tuning later stages know the fine-tuned student only.
+    for file in (run_dir / "sft" / "config.yaml", *sorted(run_dir.glob("distill*/config.yaml"))):
+        if file.is_file():
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            for role in ("teacher", "student"):
+                path = (content.get(role) or {}).get("path")
+                if path is not None:
+                    found.setdefault(role, path)
+    return found.get("teacher"), found.get("student")
 
 
 def read_checked(
@@ -178,4 +210,13 @@ def _training(folder: Path, name: str) -> TrainingData:
         versions=read_object(versions) if versions.is_file() else {},
         model=folder / "model" if (folder / "model" / "config.json").is_file() else None,
         refresh=read_refreshed(folder),
+        watched=_watched(folder / WATCHED),
     )
+
+
+def _watched(path: Path) -> tuple[tuple[int, Accuracy], ...]:
+    if not path.is_file():
+        return ()
+    # A version may be graded once more after a resume, and grades come in any order.
+    rows = {row["update"]: Accuracy(**{k: row[k] for k in Accuracy.model_fields}) for row in read_jsonl(path)}
+    return tuple(sorted(rows.items()))

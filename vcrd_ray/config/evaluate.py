@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,7 @@ MathSetName = Literal[
     "cmath",
 ]
 CodeSetName = Literal["humaneval", "mbpp"]
-InstructSetName = Literal["alpaca_eval", "evol_instruct", "ultrafeedback"]
+InstructSetName = Literal["alpaca_eval", "evol_instruct", "ultrafeedback", "mt_bench"]
 
 
 class OwnMathSet(Section):
@@ -142,16 +142,45 @@ class InstructSuiteSection(InstructSection):
 
     data: Path = Field(
         default=Path("data"),
-        description="Folder with alpaca_eval/, evol_instruct/ and ultrafeedback/distillm2_eval.jsonl",
+        description="Folder with alpaca_eval/, evol_instruct/ and ultrafeedback/distillm2_eval.jsonl, and with MT-Bench's"
+        " mt_bench/question.jsonl and judge_prompts.jsonl",
     )
     sets: tuple[InstructSetName, ...] = Field(
         default=("alpaca_eval", "evol_instruct", "ultrafeedback"), description="Published sets"
     )
     own: tuple[OwnInstructSet, ...] = Field(default=(), description="Sets of your own")
+    rival: Path | None = Field(
+        default=None,
+        description="Answers that those to mt_bench are compared with, because it has none: a model_answer.jsonl of another"
+        " evaluation, or one of FastChat's",
+    )
     limit: int | None = Field(
         default=None, ge=1, description="Only the first instructions of each set, for a quick look"
     )
     sampling: SamplingSection = SamplingSection(temperature=0.8, top_p=0.95, max_new_tokens=1024)
+
+    @model_validator(mode="after")
+    def _mt_bench_has_a_rival(self) -> Self:
+        if ("mt_bench" in self.sets) != (self.rival is not None):
+            raise ValueError(
+                "set mt_bench needs a rival to compare with, and nothing else does: give instruct.rival and mt_bench in"
+                " instruct.sets together, or neither"
+            )
+        return self
+
+
+class HarnessSection(Section):
+    """Tasks of lm-evaluation-harness, which asks and grades them (--backend lm-eval)."""
+
+    tasks: tuple[Annotated[str, Field(pattern=r"^[\w.+-]+$")], ...] = Field(
+        default=(), description="Tasks and groups by the harness's names, beside those of --suites"
+    )
+    include_path: Path | None = Field(default=None, description="Folder with task files of your own")
+    num_fewshot: int | None = Field(default=None, ge=0, description="Shots of every task; none: each task's own")
+    chat: bool = Field(default=True, description="Ask through the model's chat template; off: as base models are asked")
+    batch_size: int = Field(default=8, ge=1, description="Requests of one forward pass")
+    limit: int | None = Field(default=None, ge=1, description="Only the first questions of each task, for a quick look")
+    bootstrap_iters: int = Field(default=1000, ge=0, description="Resamples of the harness's own standard errors")
 
 
 class EvaluateSection(Section):
@@ -166,3 +195,4 @@ class EvaluateSection(Section):
     math: MathSection = MathSection()
     code: CodeSection = CodeSection()
     instruct: InstructSuiteSection = InstructSuiteSection()
+    lm_eval: HarnessSection = HarnessSection()

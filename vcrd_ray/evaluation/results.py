@@ -1,17 +1,23 @@
-"""Graded answers of a benchmark -> its figures, in the shape of lm-evaluation-harness. Pure."""
+"""Graded answers of a benchmark -> its figures and their files, in the shape of lm-evaluation-harness. Knows no models."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from vcrd_ray.evaluation.answers import Graded
 from vcrd_ray.evaluation.math.passk import Samples, mean_mean_at_k, mean_pass_at_k
-from vcrd_ray.evaluation.statistics import Accuracy, accuracy, bootstrap_interval
+from vcrd_ray.evaluation.statistics import accuracy, bootstrap_interval
+from vcrd_ray.runs import write_json
+
+Backend = Literal["own", "lm-eval"]
+"""Whose prompts and rules of grading."""
 
 
 class MetricFigures(BaseModel):
@@ -50,19 +56,6 @@ class BenchmarkFigures(BaseModel):
     """Answers that could not be asked for, because the prompt and the longest answer do not fit the model: they are wrong."""
     graders_differ: int
     """Answers on which the metrics do not agree."""
-
-    @property
-    def headline(self) -> Accuracy:
-        """Of the first metric, as a share of answers."""
-        first = self.metrics[0]
-        return Accuracy(
-            correct=first.num_correct,
-            total=first.num_answers,
-            pass_at_1=first.value,
-            low=first.low,
-            high=first.high,
-            confidence=0.95,
-        )
 
 
 def summarize(
@@ -141,3 +134,28 @@ def harness_results(
         "model_name": model,
         "total_evaluation_time_seconds": str(seconds),
     }
+
+
+def write_results(
+    folder: Path,
+    backend: Backend,
+    figures: Sequence[BenchmarkFigures],
+    speeds: Mapping[str, Mapping[str, float]],
+    results: dict[str, Any],
+) -> None:
+    """figures.json and results.json; figures of suites that an earlier command evaluated stay in them."""
+    sets = {one.name: one.model_dump(mode="json") for one in figures}
+    new: dict[str, Any] = {"backend": backend, "sets": sets, "generation": dict(speeds)}
+    file = folder / "figures.json"
+    if file.exists():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        new = merged(earlier | {"sets": {one["name"]: one for one in earlier["sets"]}}, new)
+    write_json(file, new | {"sets": list(new["sets"].values())})
+    file, results = folder / "results.json", {"backend": backend, **results}
+    write_json(file, merged(json.loads(file.read_text(encoding="utf-8")), results) if file.exists() else results)
+
+
+def merged(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new one, with what only the earlier one has, two levels deep."""
+    both = {key: {**earlier[key], **new[key]} for key in earlier.keys() & new.keys() if isinstance(new[key], dict)}
+    return {**earlier, **new, **both}

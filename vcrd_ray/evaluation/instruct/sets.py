@@ -102,6 +102,24 @@ def read_items(path: Path, instruct_set: InstructSet) -> list[InstructItem]:
     return list(items.values())
 
 
+def read_model_answers(path: Path) -> dict[str, tuple[str, ...]]:
+    """Answers of a model by the question's id, one text a turn, as FastChat's model_answer/NAME.jsonl has them.
+
+    Raises:
+        DataError: the file is missing or malformed, or answers a question twice.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for where, row in read_rows(path, what="model answers"):
+        id = _label(row, "question_id", where)
+        choices = _value(row, "choices", where)
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise DataError(f"{where}: field 'choices' holds no answer; write [{{\"turns\": [...]}}]")
+        if id in found:
+            raise DataError(f"{where}: question {id!r} was answered in an earlier row too; keep one answer each")
+        found[id] = _texts(choices[0], "turns", where)
+    return found
+
+
 def read_rows(path: Path, *, what: str) -> Iterator[tuple[str, Row]]:
     """The objects of a JSON Lines file or of a JSON array, each with the words for where it stands.
 
