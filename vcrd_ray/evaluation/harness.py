@@ -75,7 +75,7 @@ class Harness:
         Raises:
             ModelError: there is no such model.
         """
-        from lm_eval.models.huggingface import HFLM  # type: ignore
+        from lm_eval.models.huggingface import HFLM
 
         self._section = section
         self._path = path
@@ -96,7 +96,7 @@ class Harness:
         Raises:
             ConfigError: the task runs programs of the model.
         """
-        from lm_eval import simple_evaluate  # type: ignore
+        from lm_eval import simple_evaluate
 
         section = self._section
         try:
@@ -173,7 +173,7 @@ def _text(responses: Any) -> str:
 
 
 def _task_manager(section: HarnessSection, tasks: Sequence[str]) -> Any:
-    from lm_eval.tasks import TaskManager  # type: ignore
+    from lm_eval.tasks import TaskManager
 
     if section.include_path is not None:
         # The harness's own thousands of files take long to read: without them where one's own are enough.
