@@ -1,149 +1,148 @@
-"""A job submitted to a running cluster on loopback, as `ray job submit` does it."""
+"""Jobs submitted to a running cluster on loopback: by `jobs.submit`, and as `ray job submit` does it."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import socket
+import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+import yaml
 
 from tests.conftest import write_rollouts
-from tests.jobs.conftest import ROOT
+from tests.jobs.heads import Head, free_ports, namespace_refusal, running_head
 from vcrd_ray.runs import read_jsonl
 
 pytestmark = pytest.mark.slow
-RAY = Path(sys.executable).with_name("ray")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-class Head:
-    """A Ray head of this test's own; nobody else's Ray is touched."""
-
-    def __init__(self, token: Path) -> None:
-        self.dashboard, self.gcs, self.metrics, self.client, self.agent = free_ports(5)
-        self.temp = tempfile.mkdtemp(prefix="vr-", dir="/tmp")  # socket paths must stay short
-        self.env = {
-            **os.environ,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        self.env.pop("RAY_ADDRESS", None)
-        ports = {
-            "--port": self.gcs,
-            "--dashboard-port": self.dashboard,
-            "--metrics-export-port": self.metrics,
-            "--ray-client-server-port": self.client,
-            # Its default is fixed, and a node whose agent finds the port taken accepts no job.
-            "--dashboard-agent-listen-port": self.agent,
-        }
-        self.process = subprocess.Popen(
-            [str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-            + ["--include-dashboard=true", "--num-cpus=8", f"--temp-dir={self.temp}", "--object-store-memory=200000000"]
-            + [f"{name}={port}" for name, port in ports.items()],
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.dashboard}"
-
-    def cli(self, *argv: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(RAY), "job", *argv], env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=timeout
-        )
-
-    def stop(self) -> None:
-        members = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        for member in members:
-            if member.is_running():
-                member.kill()
+NOWHERE = "/nowhere/at/all"
+REASON = f"ModelError: {NOWHERE}: no such directory"
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text("a" * 64)
-    token.chmod(0o600)
-    started = Head(token)
-    try:
-        # The dashboard answers before the node's agent can take jobs, so the first job is one that does nothing.
-        until = time.monotonic() + 120
-        while started.cli("submit", f"--address={started.address}", "--", sys.executable, "-c", "pass").returncode:
-            assert started.process.poll() is None and time.monotonic() < until, "the head accepts no job"
-            time.sleep(1)
+    with running_head(tmp_path_factory.mktemp("head")) as started:
         yield started
+
+
+@pytest.fixture
+def cutting_proxy(head: Head) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Address of a way to the head that breaks in the middle of the first log, and the process that says so."""
+    (port,) = free_ports(1)
+    proxy = head.start(sys.executable, "-m", "tests.jobs.heads", str(port), str(head.dashboard), "300")
+    try:
+        assert proxy.stdout is not None and proxy.stdout.readline() == "listening\n"
+        yield f"http://127.0.0.1:{port}", proxy
     finally:
-        started.stop()
+        proxy.kill()
+        proxy.communicate()
 
 
-def test_a_submitted_distillation_succeeds_and_leaves_its_artefacts(head: Head, tmp_path: Path) -> None:
-    rollouts = write_rollouts(tmp_path / "rollouts", 16)
-    # A working directory like the project's: only what is tracked is uploaded.
-    done = head.cli(
-        "submit",
-        f"--address={head.address}",
-        "--working-dir=.",
-        '--runtime-env-json={"excludes": [".venv", "runs", ".git", "tests", "docs"]}',
-        "--",
-        sys.executable,
-        *[
-            "-m",
-            "jobs.distill",
-            "--distill.num_updates",
-            "2",
-            "--distill.batch_size",
-            "4",
-            "--distill.micro_batch_size",
-            "2",
-        ],
-        f"--run.dir={tmp_path / 'run'}",
-        f"--distill.rollouts={rollouts}",
+def distillation(folder: Path, **changes: object) -> dict[str, dict[str, object]]:
+    return {
+        "run": {"dir": str(folder / "run")},
+        "distill": {
+            "num_updates": 2,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "rollouts": str(write_rollouts(folder / "rollouts", 16)),
+            **changes,
+        },
+    }
+
+
+def test_nothing_of_the_head_listens_outside_loopback(head: Head) -> None:
+    if namespace_refusal():
+        pytest.skip(f"no network namespace can be made here: {namespace_refusal()}")
+    code = "import psutil; print(*{a.address for n in psutil.net_if_addrs().values() for a in n if a.family == 2})"
+    assert head.run(sys.executable, "-c", code).stdout.split() == ["127.0.0.1"]
+
+
+def test_a_distillation_is_followed_over_a_broken_connection_to_its_end(
+    head: Head, cutting_proxy: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    address, proxy = cutting_proxy
+    config = tmp_path / "elsewhere.yaml"
+    config.write_text(yaml.safe_dump(distillation(tmp_path)))
+    done = head.submit(
+        *["--address", address, "--env", "SOME_SETTING", "--submission-id", "the-distillation"],
+        *["--", "jobs.distill", "--config", str(config)],
+        SOME_SETTING="a-value-that-is-sent",
+        HF_TOKEN="a-secret-that-is-not",
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "distill: 2/2 updates" in done.stdout and "report.html" in done.stdout
-    (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", done.stdout)
-    status = head.cli("status", f"--address={head.address}", job)
-    assert "succeeded" in status.stdout + status.stderr
+    assert proxy.stdout is not None and proxy.stdout.readline() == "cut\n"
+    assert "connection lost" in done.stderr
+    for once in ("Running entrypoint for job the-distillation", "distill: starting", "distill: 2/2 updates"):
+        assert done.stdout.count(once) == 1, done.stdout
+    assert done.stdout.rstrip().endswith("report.html")
+    assert done.stderr.rstrip().endswith("the-distillation: succeeded")
     assert len(read_jsonl(tmp_path / "run" / "distill" / "metrics.jsonl")) == 2
     assert (tmp_path / "run" / "distill" / "model" / "model.safetensors").is_file()
 
+    assert '"SOME_SETTING": "***"' in done.stderr
+    listed = head.cli("list")
+    assert "a-value-that-is-sent" in listed.stdout + listed.stderr
+    for text in (done.stdout, done.stderr, listed.stdout, listed.stderr):
+        assert "a-secret-that-is-not" not in text
+    assert "a-value-that-is-sent" not in done.stdout + done.stderr + head.submit("--list").stdout
 
-def test_a_submitted_job_that_is_wrong_fails_with_its_reason(head: Head, tmp_path: Path) -> None:
-    done = head.cli(
-        "submit",
-        f"--address={head.address}",
-        "--working-dir=.",
-        '--runtime-env-json={"excludes": [".venv", "runs", ".git", "tests", "docs"]}',
-        "--",
-        sys.executable,
-        *["-m", "jobs.distill", "--teacher.path", "/nowhere/at/all"],
-        f"--run.dir={tmp_path / 'run'}",
-    )
-    assert done.returncode != 0
-    assert "ModelError: /nowhere/at/all: no such directory" in done.stdout + done.stderr
+    # Ray's own command with the whole project finds the run finished.
+    excludes = json.dumps({"excludes": [".venv", "runs", ".git", "tests", "docs"]})
+    entrypoint = ["python", "-m", "jobs.distill", "--config", str(config)]
+    by_ray = head.cli("submit", "--working-dir=.", f"--runtime-env-json={excludes}", "--", *entrypoint)
+    assert by_ray.returncode == 0, by_ray.stdout[-3000:] + by_ray.stderr[-3000:]
+    assert "report.html" in by_ray.stdout
+
+
+def test_a_job_that_fails_ends_with_its_reason_and_exit_code(head: Head, tmp_path: Path) -> None:
+    left = head.submit("--detach", "--", "distill", "--teacher.path", NOWHERE, "--run.dir", str(tmp_path / "run"))
+    assert left.returncode == 0, left.stderr
+    assert f"the cluster must have what is not here: {REASON}" in left.stderr
+    job = left.stdout.strip()
+    followed = head.submit("--follow", job)
+    assert followed.returncode == 1
+    assert followed.stderr.splitlines()[-1].startswith(f"{job}: failed, exit code 1: {REASON}")
+    assert REASON in head.submit("--status", job).stdout
+
+    (plain,) = [line.strip() for line in left.stderr.splitlines() if line.strip().startswith("ray job submit ")]
+    by_ray = head.run("sh", "-c", plain.replace(job, "by-rays-own-command"))
+    assert by_ray.returncode == 1
+    assert REASON in by_ray.stdout + by_ray.stderr
+
+
+def test_a_follower_may_leave_and_the_job_be_stopped(head: Head, tmp_path: Path) -> None:
+    config = tmp_path / "long.yaml"
+    config.write_text(yaml.safe_dump(distillation(tmp_path, num_updates=10_000)))
+    sent = ["--address", head.address, "--no-check", "--submission-id", "the-long-one", "--", "distill"]
+    follower = head.start(sys.executable, "-m", "jobs.submit", *sent, "--config", str(config))
+    assert follower.stdout is not None
+    assert any("Running entrypoint for job the-long-one" in line for line in follower.stdout)
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "the-long-one goes on" in said and "--stop the-long-one" in said
+    assert head.submit("--status", "the-long-one").stdout == "the-long-one: running\n"
+    stopped = head.submit("--stop", "the-long-one")
+    assert (stopped.returncode, stopped.stdout) == (0, "the-long-one: stopped\n")
+    assert head.submit("--follow", "the-long-one").returncode == 143
+    assert re.search(r"^the-long-one +STOPPED .*jobs\.distill", head.submit("--list").stdout, re.MULTILINE)
+    assert "had ended before" in head.submit("--stop", "the-long-one").stdout
+
+
+def test_a_cluster_that_cannot_be_reached_is_named_with_the_cure(head: Head, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.touch(mode=0o600)
+    wrong.write_text("b" * 64)
+    refused = head.submit("--list", RAY_AUTH_TOKEN_PATH=str(wrong))
+    assert refused.returncode == 1 and "RAY_AUTH_TOKEN_PATH" in refused.stderr
+    (closed,) = free_ports(1)
+    absent = head.submit("--address", f"http://127.0.0.1:{closed}", "--list")
+    assert absent.returncode == 1 and "ray dashboard cluster.yaml" in absent.stderr
+    unknown = head.submit("--follow", "no-such-job")
+    assert unknown.returncode == 1 and "no-such-job" in unknown.stderr
+    for failed in (refused, absent, unknown):
+        assert "Traceback" not in failed.stderr
