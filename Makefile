@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 export TORCH_EXTENSIONS_DIR ?= $(abspath $(VENV))/torch_extensions
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test test-quick test-gpu lint clean
+.PHONY: install demo test test-quick test-gpu lint audit clean
 
 install: $(STAMP)
 
@@ -55,6 +55,10 @@ test: lint
 # On a machine with a CUDA device.
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+
+# Known vulnerabilities of what is installed; needs the network.
+audit: install
+	$(BIN)/python -m deploy.audit
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

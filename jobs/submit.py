@@ -26,12 +26,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from jobs.cli import EXIT_USAGE, run_main
+from jobs.cli import EXIT_CAN_GO_ON, EXIT_USAGE, run_main
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.submission import (
     ASIDE,
     PACKAGES,
+    STOP_WAIT,
     Submission,
     SubmissionError,
     check_no_secrets,
@@ -53,7 +54,9 @@ EXIT_DETACHED = 130
 _ROOT = Path(__file__).resolve().parent.parent
 _REQUEST_TIMEOUT_S = 120
 _CHECK_TIMEOUT_S = 300
-_STOP_S = 60
+_SAVE_S = 120
+"""What a training that is told to end may take for its checkpoint; Ray's own patience is 3 s."""
+_STOP_S = _SAVE_S + 60
 
 
 def main(argv: list[str]) -> int:
@@ -201,7 +204,7 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     return Submission(
         id=own.submission_id or f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         entrypoint=("python", "-m", f"jobs.{name}", *options),
-        env=env,
+        env={STOP_WAIT: str(_SAVE_S), **env},
         aside=aside,
         driver_gpus=own.driver_gpus,
         driver_role=own.driver_role,
@@ -211,19 +214,20 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
 def _check_run_directory(name: str, options: Sequence[str], config: str | None) -> None:
     from jobs.demo import DEFAULT_CONFIG
 
-    directory = option_value(options, "--run.dir")
     file = Path(config).expanduser() if config else DEFAULT_CONFIG if name == "demo" else None
-    if directory is None and file is not None:
+    section: dict[str, Any] = {}
+    if file is not None:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-            directory = content["run"]["dir"]
+            section = yaml.safe_load(file.read_text(encoding="utf-8"))["run"] or {}
         except (yaml.YAMLError, KeyError, TypeError):
-            directory = None  # what is wrong with the file, the job's own check says better
-    directory = str(Config().run.dir if directory is None else directory)
+            section = {}  # what is wrong with the file, the job's own check says better
+    if option_value(options, "--run.storage") or section.get("storage"):
+        return
+    directory = option_value(options, "--run.dir") or str(section.get("dir", Config().run.dir))
     if not Path(directory).is_absolute():
         raise ConfigError(
-            f"run.dir {directory}: on the cluster it would lie in the uploaded directory, which Ray deletes;"
-            " give --run.dir an absolute path on storage that all nodes see"
+            f"run.dir {directory}: on the cluster it would lie in the uploaded directory, which Ray deletes; give --run.dir"
+            " an absolute path on storage that all nodes see, or --run.storage s3://BUCKET/NAME"
         )
 
 
@@ -337,6 +341,8 @@ def _state(info: Any) -> str:
     line = f"{info.submission_id}: {str(info.status).lower()}"
     if str(info.status) != "FAILED":
         return line
+    if info.driver_exit_code == EXIT_CAN_GO_ON:
+        return f"{info.submission_id}: {failure_reason(info.message)}"
     code = "" if info.driver_exit_code is None else f", exit code {info.driver_exit_code}"
     return f"{line}{code}: {failure_reason(info.message)}"
 

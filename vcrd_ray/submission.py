@@ -20,6 +20,8 @@ from vcrd_ray.errors import VcrdError
 PACKAGES = ("actors", "jobs", "vcrd_ray")
 ASIDE = "submitted"
 MASK = "***"
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Variable that says how long Ray's job server waits between SIGTERM and SIGKILL."""
 # What the shell says of a process that SIGTERM ended: Ray stops a driver with it.
 EXIT_STOPPED = 143
 
@@ -35,7 +37,7 @@ _MIN_SECRET = 8
 _MIB = 1024**2
 # Ray's own limit is 512 MiB; code and configs are a few.
 MAX_UPLOAD_MIB = 200
-_ERROR_LINE = re.compile(r"(config error|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit))(:|$)")
+_ERROR_LINE = re.compile(r"(config error|stopped|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit))(:|$)")
 
 
 class SubmissionError(VcrdError):
@@ -77,7 +79,7 @@ def plain_line(submission: Submission, address: str) -> str:
     uploaded = [*PACKAGES, *([ASIDE] if submission.aside else [])]
     runtime_env: dict[str, object] = {"excludes": ["/*", *(f"!/{name}" for name in uploaded)]}
     if submission.env:
-        runtime_env["env_vars"] = dict.fromkeys(submission.env, MASK)
+        runtime_env["env_vars"] = {n: v if n == STOP_WAIT else MASK for n, v in submission.env.items()}
     words = ["ray", "job", "submit", "--address", address, "--submission-id", submission.id, "--working-dir", "."]
     words += ["--runtime-env-json", json.dumps(runtime_env)]
     if submission.driver_gpus:

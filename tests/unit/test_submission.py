@@ -229,6 +229,8 @@ def test_results_that_would_vanish_with_the_uploaded_directory_are_refused(tmp_p
         with pytest.raises(ConfigError, match=r"run\.dir runs/.*absolute path"):
             submission("--", *argv)
     assert submission("--", "sft", "--config", str(own), "--run.dir", "/shared/x").entrypoint[-1] == "/shared/x"
+    kept = submission("--", "sft", "--run.dir", "runs/x", "--run.storage", "s3://bucket/x")
+    assert kept.entrypoint[-1] == "s3://bucket/x" and kept.env == {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
     assert submission("--", "compare", "a", "b").entrypoint[-2:] == ("a", "b")
 
 

@@ -16,8 +16,8 @@ from vcrd_ray.methods import METHODS
 
 def readme_command() -> str:
     text = re.sub(r"\\\n\s*", " ", (DEPLOY / "README.md").read_text(encoding="utf-8"))
-    (command,) = re.findall(r"-- (python -m jobs\.pipeline .*)", text)
-    return str(command)
+    (command,) = re.findall(r"jobs\.submit -- (jobs\.pipeline .*)", text)
+    return f"python -m {command}"
 
 
 def parsed(command: str) -> tuple[Config, list[str]]:
