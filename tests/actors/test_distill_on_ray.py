@@ -211,6 +211,7 @@ def test_a_group_trains_with_the_ranks_that_there_is_room_for(rollouts: Path, tm
         rollouts,
         distill={"batch_size": 12, "num_updates": 2},
         student={"ranks": 3, "min_ranks": 1},
+        sft={"batch_size": 12, "micro_batch_size": 2},
         cluster={"pools": "separate"},  # two units of the resource `student` are there
     )
     run = distill.run(config)
