@@ -72,6 +72,7 @@ from vcrd_ray.config.objective import (
     UniformWeighting,
     Weighting,
 )
+from vcrd_ray.config.plan import GpuKind, HardwareSection, PlanSection, ShapeSection
 from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.config.select import SelectSection
 from vcrd_ray.config.stages import (
@@ -102,6 +103,8 @@ __all__ = [
     "DivergenceSection",
     "EvaluateSection",
     "ForwardKL",
+    "GpuKind",
+    "HardwareSection",
     "HfPrompts",
     "ImplicitJudgeSection",
     "InstructSuiteSection",
@@ -123,6 +126,7 @@ __all__ = [
     "OwnMathSet",
     "PackedJudge",
     "ParquetPrompts",
+    "PlanSection",
     "PromptSection",
     "Prompts",
     "QwenPrmJudgeSection",
@@ -135,6 +139,7 @@ __all__ = [
     "Section",
     "SelectSection",
     "SftSection",
+    "ShapeSection",
     "Signal",
     "SkewedKL",
     "SkewedReverseKL",
@@ -195,6 +200,7 @@ class Config(Section):
     select: SelectSection = SelectSection()
     distill: DistillSection = DistillSection()
     evaluate: EvaluateSection = EvaluateSection()
+    plan: PlanSection = PlanSection()
 
     @property
     def needs_rollout_actors(self) -> bool:
