@@ -74,6 +74,7 @@ from vcrd_ray.config.objective import (
     UniformWeighting,
     Weighting,
 )
+from vcrd_ray.config.plan import GpuKind, HardwareSection, PlanSection, ShapeSection
 from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.config.select import SelectSection
 from vcrd_ray.config.stages import (
@@ -104,6 +105,8 @@ __all__ = [
     "DivergenceSection",
     "EvaluateSection",
     "ForwardKL",
+    "GpuKind",
+    "HardwareSection",
     "HfPrompts",
     "ImplicitJudgeSection",
     "InstructSuiteSection",
@@ -125,6 +128,7 @@ __all__ = [
     "OwnMathSet",
     "PackedJudge",
     "ParquetPrompts",
+    "PlanSection",
     "PromptSection",
     "Prompts",
     "QwenPrmJudgeSection",
@@ -137,6 +141,7 @@ __all__ = [
     "Section",
     "SelectSection",
     "SftSection",
+    "ShapeSection",
     "Signal",
     "SkewedKL",
     "SkewedReverseKL",
@@ -254,6 +259,7 @@ class Config(Section):
     select: SelectSection = SelectSection()
     distill: DistillSection = DistillSection()
     evaluate: EvaluateSection = EvaluateSection()
+    plan: PlanSection = PlanSection()
 
     @property
     def needs_rollout_actors(self) -> bool:

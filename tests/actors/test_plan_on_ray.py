@@ -1,0 +1,97 @@
+"""The simulated schedule against a real run: what a serial run measures foretells the waits of an overlapped one."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.pools import judge_fingerprint, judge_pool, teacher_pool
+from actors.student_group import RankJob, train
+from tests.actors.conftest import make_config
+from tests.conftest import write_rollouts
+from vcrd_ray.config import Config
+from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.planning.estimate import read_shapes
+from vcrd_ray.planning.rates import measured_times
+from vcrd_ray.planning.simulate import Sizes, simulate
+from vcrd_ray.runs import read_jsonl
+from vcrd_ray.types import JudgeRequest, JudgeScores
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+_UPDATES, _WARM_UP = 6, 3
+
+
+class SlowJudge:
+    """Takes its time, and no processor, over every request: so what is waited for does not depend on the machine."""
+
+    profile = JudgeProfile(
+        fingerprint="slow", family="test", scores="token", vocabulary="policy", reads="", trained_on=""
+    )
+
+    def score(self, request: JudgeRequest) -> JudgeScores:
+        seconds = 0.4
+        time.sleep(seconds)
+        logit = np.zeros(sum(map(len, request.responses)), dtype=np.float32)
+        return JudgeScores(trunk_logit=logit, candidate_logit=logit, num_tokens=len(logit), seconds=seconds)
+
+    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+        return 0.0
+
+
+def measure(config: Config, rollouts: Path) -> list[dict[str, float]]:
+    """Metrics of a distillation judged by `SlowJudge`."""
+    run_dir = config.run.dir / "distill"
+    run_dir.mkdir(parents=True)
+    teacher, judge = teacher_pool(config), judge_pool(config, load=SlowJudge)  # type: ignore[arg-type]
+    assert teacher is not None and judge is not None
+    try:
+        teacher.wait_ready(120)
+        judge.wait_ready(120)
+        train(
+            RankJob(
+                config=config,
+                run_dir=run_dir,
+                rollouts=rollouts,
+                teacher=teacher,
+                judge=judge,
+                rollout=None,
+                judge_fingerprint=judge_fingerprint(judge),
+            )
+        )
+    finally:
+        teacher.stop()
+        judge.stop()
+    return read_jsonl(run_dir / "metrics.jsonl")
+
+
+def test_a_serial_run_foretells_how_long_an_overlapped_one_takes_and_waits(tmp_path: Path) -> None:
+    rollouts = write_rollouts(tmp_path / "rollouts", 24)
+    # Without a cache every request is judged.
+    judge = {"type": "value_head", "cache": None}
+    serial, overlapped = (
+        make_config(tmp_path / name, rollouts, distill={"overlap": overlap, "num_updates": _UPDATES}, judge=judge)
+        for name, overlap in (("serial", False), ("overlapped", True))
+    )
+    times = measured_times(
+        measure(serial, rollouts), measured=serial, config=overlapped, shapes=read_shapes(overlapped)
+    )
+    assert times.judge_teacher_s == times.judge_student_s == pytest.approx(0.4)
+    run = overlapped.distill
+    sizes = Sizes(
+        ranks=1,
+        num_micro=run.batch_size // run.micro_batch_size,
+        teachers=1,
+        judges=1,
+        overlap=True,
+        prefetch=run.prefetch,
+    )
+    foretold = simulate(times, sizes, num_updates=_UPDATES, warm_up=_WARM_UP)
+    rows = measure(overlapped, rollouts)[_WARM_UP:]
+    took = statistics.median(row["time/update_s"] for row in rows)
+    waited = statistics.median(row["wait/teacher_s"] + row["wait/judge_s"] for row in rows)
+    assert foretold.update_s == pytest.approx(took, rel=0.3)
+    assert foretold.wait_teacher_s + foretold.wait_judge_s == pytest.approx(waited, rel=0.4)

@@ -1,0 +1,63 @@
+"""Whether models can be loaded where one stands, and whether their tokenizers fit. Reads configurations and tokenizers only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vcrd_ray.config import Config, ModelJudge
+from vcrd_ray.errors import ModelError
+from vcrd_ray.planning.health import Finding
+
+
+def role_paths(config: Config) -> dict[str, str]:
+    """Role -> the model that its actors load."""
+    paths = {"student": config.student.path, "teacher": config.teacher.path, "rollout": config.student.path}
+    return paths | ({"judge": config.judge.path} if isinstance(config.judge, ModelJudge) else {})
+
+
+def model_here(path: str) -> tuple[str | None, str]:
+    """(Fingerprint of the tokenizer, "") of a model that can be loaded here, or (None, why not)."""
+    from transformers import AutoConfig
+
+    from vcrd_ray.models import is_on_hub, resolve_model, tokenizer_fingerprint
+
+    try:
+        AutoConfig.from_pretrained(path if is_on_hub(path) else str(resolve_model(path)), trust_remote_code=False)
+        return tokenizer_fingerprint(_tokenizer_of(path)), ""
+    except (ModelError, OSError, ValueError) as error:
+        return None, str(error).strip().splitlines()[0]
+
+
+def check_tokenizers(config: Config) -> list[Finding]:
+    """Teacher's and judge's vocabularies against the student's, as far as the run compares them."""
+    from vcrd_ray.judges.compatibility import check_same_vocabulary
+
+    objective, judge = config.distill.objective, config.judge
+    others = {"teacher": config.teacher.path} if objective.needs_teacher else {}
+    if objective.needs_judge and isinstance(judge, ModelJudge) and judge.scores == "token":
+        others["judge"] = judge.path
+    found = []
+    for role, path in others.items():
+        try:
+            check_same_vocabulary(_tokenizer_of(config.student.path), _tokenizer_of(path))
+        except ModelError as error:
+            cure = f"choose a {role} of the student's tokenizer family"
+            found.append(Finding(severity="error", check="models", what=f"{role} {path}: {error}", cure=cure))
+    return found
+
+
+def _tokenizer_of(path: str) -> Any:
+    """The tokenizer of a model; of one on the hub, only its files are fetched."""
+    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
+
+    if not is_on_hub(path):
+        return load_tokenizer(resolve_model(path))
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: its tokenizer is not here and the hub did not give it ({type(error).__name__}); check the spelling,"
+            " the network and HF_TOKEN"
+        ) from error
