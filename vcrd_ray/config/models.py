@@ -32,7 +32,7 @@ class StudentSection(Section):
         " rounding and dropout masks. None: always student.ranks",
     )
     gpus_per_rank: float = Field(default=0, ge=0, description="GPUs of each rank")
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
+    zero_stage: int = Field(default=0, ge=0, le=3, description="DeepSpeed ZeRO stage")
     threads: int = Field(default=1, ge=1, description="CPU threads of each rank")
     max_failures: int = Field(
         default=3,
