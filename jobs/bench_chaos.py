@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +83,14 @@ def run(argv: list[str]) -> dict[str, Any]:
                 stop.set()
                 for thread in threads:
                     thread.join()
+                if options.record:
+                    options.record.write_text(json.dumps(asdict(record)))
             chaos_s = time.monotonic() - began
         weights = [d / "adapter" / "adapter_model.safetensors" for d in (calm, chaos)]
         equal = weights[0].read_bytes() == weights[1].read_bytes()
         losses = [[row["loss"] for row in read_jsonl(d / "metrics.jsonl")] for d in (calm, chaos)]
     if options.plot:
         _plot(record, options.plot)
-    if options.record:
-        options.record.write_text(json.dumps(record.__dict__))
     return {
         "updates": options.updates,
         "minutes": round(chaos_s / 60, 1),
