@@ -170,6 +170,7 @@ def _plot(record: _Record, path: Path) -> None:
         figure.add_scatter(
             x=[r[0] for r in rows],
             y=[r[2] for r in rows],
+            mode="lines",
             name=role,
             legendgroup=role,
             showlegend=role not in shown,
@@ -181,6 +182,7 @@ def _plot(record: _Record, path: Path) -> None:
     figure.add_scatter(
         x=[when / 60 for when, _ in record.store],
         y=[mib for _, mib in record.store],
+        mode="lines",
         name="object store",
         line={"color": "#9467bd"},
         row=2,
@@ -192,7 +194,7 @@ def _plot(record: _Record, path: Path) -> None:
     figure.update_yaxes(title="store MiB", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title="minutes; dotted: a process is killed", row=2, col=1)
     figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50})
-    figure.write_html(path, include_plotlyjs="inline")
+    figure.write_html(path, include_plotlyjs="inline", config={"displayModeBar": False})
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
