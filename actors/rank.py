@@ -20,7 +20,7 @@ from actors.rank_files import RunFiles
 from actors.rank_log import RankLog
 from actors.remote_signals import RemoteResponses, RemoteSignals
 from actors.stopping import EarlyStop
-from actors.timeline import span
+from actors.timeline import Spans
 from vcrd_ray import checkpoints
 from vcrd_ray.backends import DeepSpeedBackend, use_cpu_accelerator
 from vcrd_ray.batches import Batches
@@ -176,7 +176,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
             self_check_tolerance=config.judge.tolerance if isinstance(config.judge, ModelJudge) else None,
         ),
         take_judge_traffic=signals.take_judge_traffic,
-        span=span if config.cluster.timeline else nullcontext,
+        span=Spans(job.run_dir, rank=rank).span if config.cluster.timeline else nullcontext,
     )
     _run(
         job,

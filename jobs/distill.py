@@ -90,7 +90,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
                 )
             finally:
                 if config.cluster.timeline:
-                    write_timeline(directory.path / "timeline.json")
+                    write_timeline(directory.path)
                 for pool in pools:
                     pool.stop()
         directory.pull_results(DONE_FILE)
