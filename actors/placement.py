@@ -10,17 +10,25 @@ from vcrd_ray.config import ActorPool, Config
 Role = Literal["student", "teacher", "judge", "rollout"]
 
 
+def pool_section(config: Config, role: Role) -> ActorPool:
+    """What is configured of a role's pool."""
+    match role:
+        case "teacher":
+            return config.teacher
+        case "judge":
+            return config.judge
+        case "rollout":
+            return config.rollouts.refresh
+        case "student":
+            raise ValueError("ranks of the student are no pool")
+
+
 def role_resources(config: Config, role: Role) -> dict[str, float]:
     """What one actor of a role asks the scheduler for, as Ray resource names."""
     if role == "student":
         threads, gpus = config.student.threads, config.student.gpus_per_rank
     else:
-        sections: dict[Role, ActorPool] = {
-            "teacher": config.teacher,
-            "judge": config.judge,
-            "rollout": config.rollouts.refresh,
-        }
-        section = sections[role]
+        section = pool_section(config, role)
         threads, gpus = section.threads, section.gpus_per_replica
     resources: dict[str, float] = {"CPU": float(threads)}
     if gpus:
@@ -30,24 +38,29 @@ def role_resources(config: Config, role: Role) -> dict[str, float]:
     return resources
 
 
-def actor_options(resources: dict[str, float]) -> dict[str, Any]:
-    """`ray.remote` options for stateless actors: restarted and retried for ever, requests answered as they become ready.
+def actor_options(resources: dict[str, float], *, resend: bool = True) -> dict[str, Any]:
+    """`ray.remote` options for stateless actors: restarted for ever, requests answered as they become ready.
 
     Out of order, because a request whose arguments are still being computed must not hold up one that is urgent.
+
+    Args:
+        resources: see `role_resources`.
+        resend: Ray sends what an actor did not answer again, to that same actor, however long its restart takes and also
+            if the actor died of it. Not for pools that are asked through a client, which chooses another.
     """
     return {
         "num_cpus": resources["CPU"],
         "num_gpus": resources.get("GPU", 0),
         "resources": {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")},
         "max_restarts": -1,
-        "max_task_retries": -1,
+        "max_task_retries": -1 if resend else 0,
         "allow_out_of_order_execution": True,
     }
 
 
-def placement_table(config: Config) -> list[tuple[str, int, dict[str, float]]]:
+def placement_table(config: Config) -> list[tuple[Role, int, dict[str, float]]]:
     """(role, number of actors, resources of each) of a distillation run."""
-    table: list[tuple[str, int, dict[str, float]]] = [
+    table: list[tuple[Role, int, dict[str, float]]] = [
         ("student", config.student.ranks, role_resources(config, "student"))
     ]
     if config.distill.objective.needs_teacher:

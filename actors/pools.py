@@ -1,19 +1,22 @@
-"""Pools of stateless actors: what each is made of and where it is placed.
+"""Pools of stateless actors: what each is made of, and how a run waits for them.
 
-Which replica answers changes nothing in the answer. A dead one is restarted by Ray; requests to teacher and rollout actors
-are sent again by Ray, the judge's by judge_pool.py.
+Which replica answers changes nothing in the answer. Ray restarts dead ones where there is room; during a distillation their
+requests are sent to others meanwhile (judge_pool.py), elsewhere they wait for the restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
-from actors.judge_transport import mark_running
+from actors.judge_pool import PoolClient, Request
+from actors.judge_transport import RayTransport, mark_running
+from actors.pending import LOOK_EVERY_S, Waiting, say
 from actors.placement import actor_options, role_resources
 from actors.roles import EngineActor, JudgeActor, RolloutActor, student_engine
 from vcrd_ray.config import Config
@@ -26,34 +29,85 @@ from vcrd_ray.models import load_tokenizer, resolve_model
 
 
 class Pool:
-    """Replicas of one actor, asked in turn. Pickles to other processes; the creator owns the actors."""
+    """Replicas of one actor. Pickles to other processes; the creator owns the actors.
 
-    def __init__(self, role: str, replicas: Sequence[Any]) -> None:
+    Work begins when `min_replicas` are ready. The others join whenever they are: `client` asks only those that are ready.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        replicas: Sequence[Any],
+        *,
+        min_replicas: int | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        """`resources`: what each replica asks of the cluster, for those who are told why one is waited for."""
         self.role = role
         self.replicas = list(replicas)
+        self.min_replicas = len(self.replicas) if min_replicas is None else min_replicas
+        self._resources = dict(resources or {})
+        self._pids: dict[int, int] = {}
         self._next = 0
 
     def pick(self) -> Any:
-        """The replica whose turn it is."""
+        """The replica whose turn it is. For pools that were waited for as a whole."""
         replica = self.replicas[self._next % len(self.replicas)]
         self._next += 1
         return replica
 
+    def client(self, *, max_crashes: int | None = None, cure: str = "look at its log") -> PoolClient:
+        """This process's way to ask the replicas; for the arguments see `PoolClient`."""
+        # Blame needs marks, and only judges leave any.
+        transport = RayTransport(self.replicas, marked=max_crashes is not None)
+        return PoolClient(
+            transport,
+            role=self.role,
+            num_replicas=len(self.replicas),
+            max_crashes=max_crashes,
+            cure=cure,
+        )
+
     def wait_ready(self, timeout_s: float) -> list[int]:
-        """Process ids of all replicas once their models are loaded.
+        """Process ids of `min_replicas` replicas or more, once their models are loaded. Says meanwhile why it waits.
 
         Raises:
             ScheduleError: they could not be placed or loaded in time, or one died at start.
         """
-        try:
-            return cast(list[int], ray.get([r.ready.remote() for r in self.replicas], timeout=timeout_s))
-        except GetTimeoutError:
-            raise ScheduleError(
-                f"the {self.role} pool ({len(self.replicas)} actors) was not ready after {timeout_s:g} s; the cluster offers"
-                f" {ray.cluster_resources()}; ask for less, add nodes, or raise cluster.start_timeout_s"
-            ) from None
-        except RayActorError as error:
-            raise ScheduleError(f"an actor of the {self.role} pool died at start: {error}") from error
+        asked = {replica.ready.remote(): index for index, replica in enumerate(self.replicas)}
+        started = time.monotonic()
+        while asked:
+            enough = len(self._pids) >= self.min_replicas
+            left = started + timeout_s - time.monotonic()
+            done, _ = ray.wait(list(asked), timeout=0 if enough else max(0.0, min(left, LOOK_EVERY_S)))
+            for ref in done:
+                index = asked.pop(ref)
+                try:
+                    self._pids[index] = cast(int, ray.get(ref))
+                except ActorUnavailableError:
+                    # Its node went away: Ray starts it elsewhere.
+                    asked[self.replicas[index].ready.remote()] = index
+                except RayActorError as error:
+                    raise ScheduleError(f"an actor of the {self.role} pool died at start: {error}") from error
+            if enough and not done:
+                break
+            if not enough and not done:
+                self._explain(gave_up_after_s=timeout_s if left <= 0 else None)
+        return list(self._pids.values())
+
+    def _explain(self, *, gave_up_after_s: float | None) -> None:
+        state = f"{self.role} pool: {len(self._pids)} of {len(self.replicas)} ready"
+        if self.min_replicas < len(self.replicas):
+            state += f", {self.min_replicas} to begin"
+        waiting = Waiting(what=state, count=len(self.replicas) - len(self._pids), resources=self._resources, gang=False)
+        line = waiting.line_now()
+        if gave_up_after_s is None:
+            say(line)
+            return
+        raise ScheduleError(
+            f"the {self.role} pool was not ready after {gave_up_after_s:g} s: {line}; ask for less, add nodes, or raise"
+            " cluster.start_timeout_s"
+        )
 
     def stop(self) -> None:
         """End the actors of this pool."""
@@ -61,18 +115,24 @@ class Pool:
             ray.kill(replica)
 
 
-def engine_pool(config: Config, *, path: str, role: str, replicas: int) -> Pool:
+def engine_pool(config: Config, *, path: str, role: str, replicas: int, min_replicas: int | None = None) -> Pool:
     """Actors that hold the model at `path` with the teacher's resources."""
-    remote = ray.remote(EngineActor).options(**actor_options(role_resources(config, "teacher")))
+    resources = role_resources(config, "teacher")
+    options = actor_options(resources, resend=role != "teacher")
+    remote = ray.remote(EngineActor).options(**options)
     use: Use = "annotate" if role == "teacher" else "generate"
-    return Pool(role, [remote.remote(config.teacher, path, use=use, seed=config.run.seed) for _ in range(replicas)])
+    made = [remote.remote(config.teacher, path, use=use, seed=config.run.seed) for _ in range(replicas)]
+    return Pool(role, made, min_replicas=min_replicas, resources=resources)
 
 
 def teacher_pool(config: Config) -> Pool | None:
     """Actors that hold the teacher; None where the objective needs none."""
     if not config.distill.objective.needs_teacher:
         return None
-    return engine_pool(config, path=config.teacher.path, role="teacher", replicas=config.teacher.replicas)
+    section = config.teacher
+    return engine_pool(
+        config, path=section.path, role="teacher", replicas=section.replicas, min_replicas=section.min_replicas
+    )
 
 
 def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Pool | None:
@@ -87,9 +147,8 @@ def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Po
     if section.calibration is not None:
         # Workers stand in other directories.
         section = section.model_copy(update={"calibration": section.calibration.resolve()})
-    options = actor_options(role_resources(config, "judge"))
-    # Ray would send a request to the same actor again and again, also one that kills it: JudgeClient decides instead.
-    options |= {"max_task_retries": 0, "max_concurrency": section.merge_requests}
+    resources = role_resources(config, "judge")
+    options = actor_options(resources, resend=False) | {"max_concurrency": section.merge_requests}
     remote = ray.remote(JudgeActor).options(**options)
     make = partial(
         remote.remote,
@@ -102,12 +161,16 @@ def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Po
         cache_dir=None if section.cache is None else (section.cache.path or config.run.dir / "judge-cache").resolve(),
         cache_bytes=0 if section.cache is None else int(section.cache.max_gib * 1024**3),
     )
-    return Pool("judge", [make() for _ in range(section.replicas)])
+    made = [make() for _ in range(section.replicas)]
+    return Pool("judge", made, min_replicas=section.min_replicas, resources=resources)
 
 
 def judge_fingerprint(pool: Pool) -> str:
     """Identity of the judge that a ready pool holds."""
-    return cast(str, ray.get(pool.replicas[0].fingerprint.remote()))
+    client = pool.client()
+    return cast(
+        str, client.result(client.submit(Request(id="fingerprint", method="fingerprint", args=())), timeout_s=60)
+    )
 
 
 def rollout_pool(config: Config, *, load: Callable[[Config], VersionedEngine] | None = None) -> Pool | None:
@@ -119,5 +182,7 @@ def rollout_pool(config: Config, *, load: Callable[[Config], VersionedEngine] | 
     section = config.rollouts.refresh
     if not config.needs_rollout_actors:
         return None
-    remote = ray.remote(RolloutActor).options(**actor_options(role_resources(config, "rollout")))
-    return Pool("rollout", [remote.remote(config, load or student_engine) for _ in range(section.replicas)])
+    resources = role_resources(config, "rollout")
+    remote = ray.remote(RolloutActor).options(**actor_options(resources, resend=False))
+    made = [remote.remote(config, load or student_engine) for _ in range(section.replicas)]
+    return Pool("rollout", made, min_replicas=section.min_replicas, resources=resources)

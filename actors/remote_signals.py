@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
-
-from actors.judge_pool import JudgeClient, Request
-from actors.judge_transport import RayTransport
+from actors.judge_pool import Part, PoolClient, Request
 from actors.pools import Pool
 from vcrd_ray.analysis.telemetry import JudgeTraffic
-from vcrd_ray.errors import JudgeError, ScheduleError, VcrdError
+from vcrd_ray.errors import JudgeError
 from vcrd_ray.refresh.orders import Answers, ResponseOrder, VersionRef, Written
 from vcrd_ray.signals import Pending, Ready
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
-
-_MORE_WRITERS = " add rollouts.refresh.replicas,"
 
 
 class _RemoteScores:
@@ -24,7 +18,7 @@ class _RemoteScores:
 
     def __init__(
         self,
-        client: JudgeClient,
+        client: PoolClient,
         request: Request,
         *,
         batch: Pending[PairBatch],
@@ -55,89 +49,76 @@ class _RemoteScores:
 
 
 class _RemoteTeacher:
-    """A teacher's answer, and the reference to its proposals for the judge."""
+    """A teacher's answer, and its proposals for the judge."""
 
-    def __init__(self, refs: list[Any], timeout_s: float) -> None:
-        self._signals, self.proposals = refs
+    def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
+        self.proposals = Part(client=client, request=request, index=1)
         self._timeout_s = timeout_s
 
     def result(self) -> TeacherSignals:
         """See `Pending`."""
-        return cast(TeacherSignals, _get(self._signals, "teacher", self._timeout_s))
+        client, request = self.proposals.client, self.proposals.request
+        return cast(TeacherSignals, client.result(request, timeout_s=self._timeout_s)[0])
 
 
-def _get(ref: Any, pool: str, timeout_s: float, cure: str = "") -> Any:
-    try:
-        return ray.get(ref, timeout=timeout_s)
-    except GetTimeoutError:
-        raise ScheduleError(
-            f"no answer from the {pool} pool after {timeout_s:g} s; look at its log,{cure} or raise cluster.request_timeout_s"
-        ) from None
-    except RayTaskError as error:
-        # What an actor raised on purpose, without the traceback that Ray puts before its message.
-        raise error.cause if isinstance(error.cause, VcrdError) else error from None
-    except ActorDiedError as error:
-        raise ScheduleError(f"the {pool} pool is gone for good: {error}") from error
+class _RemotePart:
+    """One of the results of an order."""
+
+    def __init__(self, part: Part, timeout_s: float) -> None:
+        self.part = part
+        self._timeout_s = timeout_s
+
+    def result(self) -> Any:
+        """See `Pending`."""
+        return self.part.client.result(self.part.request, timeout_s=self._timeout_s)[self.part.index]
 
 
-class RemoteBatch:
+class RemoteBatch(_RemotePart):
     """A micro-batch whose responses are being written."""
 
-    def __init__(self, ref: Any, asked: PairBatch, timeout_s: float) -> None:
-        self.ref = ref
+    def __init__(self, part: Part, asked: PairBatch, timeout_s: float) -> None:
+        super().__init__(part, timeout_s)
         self.asked = asked
-        """The same with the responses that were there before."""
-        self._timeout_s = timeout_s
-
-    def result(self) -> PairBatch:
-        """See `Pending`."""
-        return cast(PairBatch, _get(self.ref, "rollout", self._timeout_s, _MORE_WRITERS))
-
-
-class _RemoteWritten:
-    """What an order took."""
-
-    def __init__(self, ref: Any, timeout_s: float) -> None:
-        self._ref = ref
-        self._timeout_s = timeout_s
-
-    def result(self) -> Written:
-        """See `Pending`."""
-        return cast(Written, _get(self._ref, "rollout", self._timeout_s, _MORE_WRITERS))
+        """The same with the responses that there were before."""
 
 
 class _RemoteAnswers:
     """Answers of a version."""
 
-    def __init__(self, ref: Any, timeout_s: float) -> None:
-        self._ref = ref
+    def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
+        self._client, self._request = client, request
         self._timeout_s = timeout_s
 
     def ready(self) -> bool:
         """See `Answers`."""
-        return bool(ray.wait([self._ref], timeout=0)[0])
+        return self._client.is_done(self._request)
 
     def result(self) -> list[Rollout]:
         """See `Pending`."""
-        return cast(list[Rollout], _get(self._ref, "rollout", self._timeout_s, _MORE_WRITERS))
+        return cast(list[Rollout], self._client.result(self._request, timeout_s=self._timeout_s))
 
 
 class RemoteResponses:
     """`ResponseSource` and `AnswerSource` through a pool."""
 
     def __init__(self, pool: Pool, *, timeout_s: float) -> None:
-        self._pool = pool
+        self._client = pool.client(cure="look at its log, add rollouts.refresh.replicas")
         self._timeout_s = timeout_s
 
     def order(self, order: ResponseOrder) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
         """See `ResponseSource`."""
-        *refs, written = self._pool.pick().write.options(num_returns=len(order.batches) + 1).remote(order)
-        batches = [RemoteBatch(ref, asked, self._timeout_s) for ref, asked in zip(refs, order.batches, strict=True)]
-        return list(batches), _RemoteWritten(written, self._timeout_s)
+        first, count = order.batches[0], len(order.batches)
+        name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
+        request = self._client.submit(Request(id=name, method="write", args=(order,), num_results=count + 1))
+        parts = [Part(client=self._client, request=request, index=i) for i in range(count + 1)]
+        batches = [RemoteBatch(part, asked, self._timeout_s) for part, asked in zip(parts, order.batches, strict=False)]
+        return list(batches), _RemotePart(parts[-1], self._timeout_s)
 
     def answer(self, version: VersionRef, prompts: tuple[Prompt, ...]) -> Answers:
         """See `AnswerSource`."""
-        return _RemoteAnswers(self._pool.pick().answer.remote(version, prompts), self._timeout_s)
+        name = f"answers of version {version.number} from {prompts[0].id}"
+        request = self._client.submit(Request(id=name, method="answer", args=(version, prompts)))
+        return _RemoteAnswers(self._client, request, self._timeout_s)
 
 
 class RemoteSignals:
@@ -156,13 +137,9 @@ class RemoteSignals:
     ) -> None:
         """`rank` makes this process's requests known by name; for the last two see the judge's section."""
         self._max_set_aside = max_set_aside
-        self._teacher = teacher
+        self._teacher = None if teacher is None else teacher.client()
         self._request = request
-        self._judge = (
-            None
-            if judge is None
-            else JudgeClient(RayTransport(judge.replicas), num_replicas=len(judge.replicas), max_crashes=max_crashes)
-        )
+        self._judge = None if judge is None else judge.client(max_crashes=max_crashes)
         self._timeout_s = timeout_s
         self._rank = rank
 
@@ -173,8 +150,9 @@ class RemoteSignals:
     def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
         """See `SignalSource`."""
         assert self._teacher is not None
-        refs = self._teacher.pick().annotate.options(num_returns=2).remote(_reference(batch), self._request)
-        return _RemoteTeacher(refs, self._timeout_s)
+        args = (_argument(batch), self._request)
+        request = Request(id=self._name(batch, "annotate"), method="annotate", args=args, num_results=2)
+        return _RemoteTeacher(self._teacher, self._teacher.submit(request), self._timeout_s)
 
     def request_student_prefix_scores(
         self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
@@ -212,11 +190,14 @@ class RemoteSignals:
 
     def _ask(self, method: str, batch: Pending[PairBatch], side: Side, candidates: Any) -> Request:
         assert self._judge is not None
+        args = (_argument(batch), side, candidates)
+        return self._judge.submit(Request(id=self._name(batch, f"{side} {method}"), method=method, args=args))
+
+    def _name(self, batch: Pending[PairBatch], question: str) -> str:
         asked = batch.asked if isinstance(batch, RemoteBatch) else batch.result()
-        name = f"update {asked.update} micro {asked.micro} rank {self._rank} {side} {method}"
-        return self._judge.submit(Request(id=name, method=method, args=(_reference(batch), side, candidates)))
+        return f"update {asked.update} micro {asked.micro} rank {self._rank} {question}"
 
 
-def _reference(batch: Pending[PairBatch]) -> Any:
+def _argument(batch: Pending[PairBatch]) -> Any:
     """What another actor is sent: a batch that is still being written goes to it from its writer, not through here."""
-    return batch.ref if isinstance(batch, RemoteBatch) else batch.result()
+    return batch.part if isinstance(batch, RemoteBatch) else batch.result()

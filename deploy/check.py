@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from actors.placement import placement_table, role_resources
+from actors.placement import placement_table, pool_section, role_resources
 from jobs.cli import load_config, run_main
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
@@ -43,12 +43,20 @@ class Ask:
 
     role: str
     count: int
+    at_least: int | None = None
+    """So many are enough to begin with; none: all."""
     resources: Mapping[str, float]
     """What each asks for."""
 
+    @property
+    def needed(self) -> int:
+        """Without which the stage does not begin."""
+        return self.count if self.at_least is None else self.at_least
+
     def __str__(self) -> str:
         each = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
-        return f"{self.count} x {self.role} ({each} each)"
+        count = f"{self.count}" if self.needed == self.count else f"{self.needed} to {self.count}"
+        return f"{count} x {self.role} ({each} each)"
 
 
 def read_node_types(path: Path) -> list[NodeType]:
@@ -94,7 +102,15 @@ def stages(config: Config) -> dict[str, list[Ask]]:
     asked = {
         # Both models respond at the same time, and Ray Data writes blocks beside them.
         "rollouts": [ask("teacher", 2 * config.teacher.replicas, engine), ask("data", 1, {"CPU": 1.0})],
-        "distill": [ask(*row) for row in placement_table(config)],
+        "distill": [
+            Ask(
+                role=role,
+                count=count,
+                at_least=None if role == "student" else pool_section(config, role).min_replicas,
+                resources=resources,
+            )
+            for role, count, resources in placement_table(config)
+        ],
         "evaluate": [ask("teacher", config.evaluate.replicas, engine)],
     }
     return asked if config.sft.skip else {"sft": [ask("student", config.student.ranks, student)], **asked}
@@ -124,11 +140,11 @@ def _place(asked: Mapping[str, float], nodes: Sequence[dict[str, float]]) -> boo
 
 
 def problems(config: Config, types: Sequence[NodeType]) -> list[str]:
-    """One line for each ask that the cluster can never meet."""
+    """One line for each ask that the cluster can never meet. What only joins later may find no room."""
     return [
         f"{stage} asks for {ask}, and there is room for {placed} at most"
         for stage, asks in stages(config).items()
-        for ask, placed in unplaced(asks, types)
+        for ask, placed in unplaced((replace(ask, count=ask.needed) for ask in asks), types)
     ]
 
 

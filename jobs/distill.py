@@ -60,6 +60,7 @@ def check_rollouts(config: Config) -> None:
 def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
+    from actors.pending import explain_waiting
     from actors.pools import judge_fingerprint, judge_pool, rollout_pool, teacher_pool
     from actors.rank import DONE_FILE, RankJob
     from actors.student_group import is_finished, train
@@ -76,18 +77,19 @@ def run(config: Config, *, name: str = "distill") -> Path:
             try:
                 for pool in pools:
                     pool.wait_ready(config.cluster.start_timeout_s)
-                train(
-                    RankJob(
-                        config=config,
-                        run_dir=directory.path,
-                        rollouts=rollouts_location(config),
-                        teacher=teacher,
-                        judge=judge,
-                        rollout=rollout,
-                        judge_fingerprint=None if judge is None else judge_fingerprint(judge),
-                        **told,
+                with explain_waiting(config):
+                    train(
+                        RankJob(
+                            config=config,
+                            run_dir=directory.path,
+                            rollouts=rollouts_location(config),
+                            teacher=teacher,
+                            judge=judge,
+                            rollout=rollout,
+                            judge_fingerprint=None if judge is None else judge_fingerprint(judge),
+                            **told,
+                        )
                     )
-                )
             finally:
                 if config.cluster.timeline:
                     write_timeline(directory.path)

@@ -1,4 +1,4 @@
-"""Faults of judge replicas: the client's decisions on a simulated transport, then on a real Ray."""
+"""Faults of replicas: the client's decisions on a simulated transport, then judges on a real Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.judge_pool import AnswerLostError, JudgeClient, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.judge_pool import AnswerLostError, Part, PoolClient, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.pools import Pool, judge_pool
 from actors.remote_signals import RemoteSignals, _RemoteScores
 from actors.student_group import warn_of_set_aside
@@ -34,8 +34,17 @@ class Sent:
     request: Request | None
     """None: a probe."""
     tag: Tag | None = None
+    args: Sequence[Any] = ()
     outcome: Any = None
     """None: not settled yet."""
+
+
+@dataclass(frozen=True)
+class SentPart:
+    """A reference to a part of an answer."""
+
+    ticket: Sent
+    index: int
 
 
 @dataclass
@@ -59,8 +68,13 @@ class Simulation:
         self.forgotten: list[Sent] = []
         self.chaos: Callable[[], int | None] = lambda: None
 
-    def client(self, *, max_crashes: int = 2) -> JudgeClient:
-        return JudgeClient(self, num_replicas=len(self.machines), max_crashes=max_crashes)
+    def client(self, *, max_crashes: int | None = 2, joined: bool = True) -> PoolClient:
+        """`joined`: it knows already that those are ready that are."""
+        client = PoolClient(self, role="judge", num_replicas=len(self.machines), max_crashes=max_crashes)
+        if joined:
+            self.tick()
+            client.is_done(Request(id="none", method="none", args=()))
+        return client
 
     def kill(self, index: int, *, forever: bool = False) -> None:
         machine = self.machines[index]
@@ -86,14 +100,30 @@ class Simulation:
                     if sent.request.id in self.poison:
                         self.kill(index)
                         continue
-                    assert sent.request.args is not None
-                    sent.outcome = ("answer to", *sent.request.args)
+                    sent.outcome = self.work(sent)
                     self.running.discard(sent.tag.id)
-                machine.queue.pop(0)
+                if sent.outcome is not None:
+                    machine.queue.pop(0)
 
-    def send(self, replica: int, request: Request, tag: Tag) -> Sent:
+    def work(self, sent: Sent) -> Any:
+        """What a request comes to; None: an argument is still being made."""
+        made: list[Any] = []
+        for arg in sent.args:
+            if isinstance(arg, SentPart):
+                if arg.ticket.outcome is None:
+                    return None
+                if isinstance(arg.ticket.outcome, Exception):
+                    return AnswerLostError("an argument is lost")
+                arg = arg.ticket.outcome[arg.index]
+            made.append(arg)
+        return ("answer to", *made)
+
+    def send(self, replica: int, request: Request, args: Sequence[Any], tag: Tag) -> Sent:
         self.sent.append((replica, request.id, tag.alone))
-        return self._arrive(Sent(replica, request, tag))
+        return self._arrive(Sent(replica, request, tag, args))
+
+    def part(self, ticket: Any, index: int) -> SentPart:
+        return SentPart(ticket, index)
 
     def probe(self, replica: int) -> Sent:
         return self._arrive(Sent(replica, None))
@@ -127,11 +157,11 @@ class Simulation:
         return self.clock / 10
 
 
-def ask(client: JudgeClient, *names: str) -> list[Request]:
+def ask(client: PoolClient, *names: str) -> list[Request]:
     return [client.submit(Request(id=name, method="score", args=(name,))) for name in names]
 
 
-def answers(client: JudgeClient, requests: list[Request]) -> list[Any]:
+def answers(client: PoolClient, requests: list[Request]) -> list[Any]:
     return [client.result(request, timeout_s=100) for request in requests]
 
 
@@ -284,6 +314,88 @@ def test_an_answer_that_is_lost_is_asked_for_again_and_nobody_is_blamed() -> Non
     assert answers(client, [first, second]) == expected("a", "b")
     traffic = client.take_traffic()
     assert (traffic.retries, traffic.replica_deaths, first.crashes) == (1, 0, 0)
+
+
+def test_replicas_that_join_late_are_asked_only_once_they_are_ready() -> None:
+    simulation = Simulation(3)
+    simulation.machines[2].dead_for = 20
+    client = simulation.client()
+    answers(client, ask(client, *"abcdef"))
+    assert {replica for replica, _, _ in simulation.sent} == {0, 1}, "nobody waits for one that is on its way"
+    assert client.take_traffic().replica_deaths == 0
+    for _ in range(30):
+        simulation.tick()
+        client.take_traffic()
+    for name in "ghi":
+        answers(client, ask(client, name))
+    assert 2 in {replica for replica, _, _ in simulation.sent}
+
+
+def test_requests_wait_where_no_replica_has_joined_yet() -> None:
+    simulation = Simulation(1)
+    simulation.machines[0].dead_for = 50
+    client = simulation.client(joined=False)
+    requests = ask(client, *"ab")
+    assert simulation.sent == []
+    assert answers(client, requests) == expected("a", "b")
+    assert simulation.clock >= 50
+
+
+def test_without_a_bound_on_crashes_a_request_is_sent_again_until_it_is_answered() -> None:
+    simulation = Simulation(2, poison=frozenset("a"))
+    client = simulation.client(max_crashes=None)
+    (request,) = ask(client, "a")
+    with pytest.raises(ScheduleError, match="after 10 s"):
+        client.result(request, timeout_s=10)
+    assert request.sendings > 2 and not request.set_aside
+    simulation.poison = frozenset()
+    assert answers(client, [request]) == expected("a")
+
+
+def chain(teachers: PoolClient, judges: PoolClient, name: str) -> Request:
+    """A request to judges about what teachers answer."""
+    asked = teachers.submit(Request(id=name, method="annotate", args=(name,)))
+    return judges.submit(
+        Request(id=f"score {name}", method="score", args=(Part(client=teachers, request=asked, index=1),))
+    )
+
+
+class OneClock(Simulation):
+    """A pool whose steps are those of another."""
+
+    def __init__(self, num_replicas: int, other: Simulation, *, restart: int = 3) -> None:
+        super().__init__(num_replicas, restart=restart)
+        self.other = other
+
+    def tick(self) -> None:
+        self.other.tick()
+        super().tick()
+
+
+@pytest.mark.parametrize("num_teachers", [1, 2])
+def test_who_waits_for_the_answer_of_a_dead_replica_of_another_pool_is_sent_again_with_the_new_one(
+    num_teachers: int,
+) -> None:
+    teaching = Simulation(num_teachers, restart=25)
+    judging = OneClock(1, teaching)
+    teachers, judges = teaching.client(max_crashes=None), judging.client()
+    requests = [chain(teachers, judges, name) for name in "abc"]
+    teaching.kill(0)
+    assert answers(judges, requests) == expected(*"abc")
+    assert [request.crashes for request in requests] == [0, 0, 0] and judges.take_traffic().replica_deaths == 0
+    assert [name for _, name, _ in teaching.sent].count("a") == 2
+
+
+def test_a_request_whose_argument_failed_on_purpose_fails_with_the_same_error() -> None:
+    teaching = Simulation(1)
+    judging = OneClock(1, teaching)
+    teachers, judges = teaching.client(), judging.client()
+    asked = teachers.submit(Request(id="a", method="annotate", args=("a",)))
+    teaching.machines[0].queue[0].outcome = ValueError("bad data")
+    part = Part(client=teachers, request=asked, index=1)
+    with pytest.raises(ValueError, match="bad data"):
+        judges.result(judges.submit(Request(id="b", method="score", args=(part,))), timeout_s=1)
+    assert judging.sent == []
 
 
 def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> None:

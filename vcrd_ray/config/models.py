@@ -61,8 +61,19 @@ class ActorPool(Section):
     """Actors that hold one model each, and what each runs on."""
 
     replicas: int = Field(default=1, ge=1, description="Actors in the pool")
+    min_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        description="Actors that distillation begins with, the others join as nodes for them come; none: all of them",
+    )
     gpus_per_replica: float = Field(default=0, ge=0, description="GPUs of each actor")
     threads: int = Field(default=1, ge=1, description="CPU threads of each actor")
+
+    @model_validator(mode="after")
+    def _begins_with_what_there_is(self) -> Self:
+        if self.min_replicas is not None and self.min_replicas > self.replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than replicas {self.replicas}: lower it")
+        return self
 
 
 class VllmSection(Section):

@@ -1,0 +1,201 @@
+"""Why actors and ranks wait for room, in words, from what Ray says of its nodes and its autoscaler. Knows no models."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray.core.generated import autoscaler_pb2
+from ray.exceptions import RpcError
+from ray.experimental.internal_kv import internal_kv_get_gcs_client
+
+from actors.placement import placement_table
+from vcrd_ray.config import Config
+
+LOOK_EVERY_S = 10.0
+"""Between two looks at the cluster by one who waits."""
+
+_REMIND_S = 60.0
+"""Between two lines that say the same."""
+
+_RPC_TIMEOUT_S = 5
+
+Shape = Mapping[str, float]
+"""What one actor or rank asks for, as Ray resource names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node that is there."""
+
+    total: Shape
+    free: Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterView:
+    """What a cluster is, and what it cannot place, at one moment. Of all jobs on it: Ray does not tell them apart."""
+
+    nodes: Sequence[Node]
+    actors: Sequence[tuple[Shape, int]] = ()
+    """Actors and tasks without a place: what each asks for, and how many there are."""
+    bundles: Sequence[tuple[Shape, int]] = ()
+    """The same of groups that are placed together."""
+    infeasible: Sequence[Shape] = ()
+    """What the autoscaler has no node type for."""
+    starting: Mapping[str, int]
+    """Nodes on their way, by node type."""
+    failed: Mapping[str, str]
+    """Why the last node of a type could not be started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Actors of one pool, or ranks of one group, that are not ready."""
+
+    what: str
+    """Who, and how far they are."""
+    count: int
+    resources: Shape
+    """What each asks for; nothing: not known."""
+    gang: bool
+    """Placed all together or not at all."""
+
+    def unplaced(self, view: ClusterView) -> int:
+        """How many have no place."""
+        asked = view.bundles if self.gang else view.actors
+        return min(self.count, sum(count for shape, count in asked if shape == self.resources))
+
+    def line(self, view: ClusterView) -> str:
+        """What they wait for, in a line."""
+        unplaced = self.unplaced(view)
+        if not unplaced:
+            known = ": placed and loading" if self.resources else ""
+            return f"waiting for {self.count} actors ({self.what}){known}"
+        asked = ", ".join(f"{name}: {amount:g}" for name, amount in self.resources.items())
+        return f"waiting for {unplaced} x {{{asked}}} ({self.what}): {why(self.resources, view)}"
+
+    def line_now(self) -> str:
+        """The same of the cluster as it is now."""
+        try:
+            return self.line(look())
+        except RpcError as error:
+            return f"waiting for {self.count} actors ({self.what}): the cluster does not answer: {error}"
+
+
+def why(resources: Shape, view: ClusterView) -> str:
+    """Why what asks for this has no place."""
+    able = [node for node in view.nodes if _holds(node.total, resources)]
+    if not able and resources in view.infeasible:
+        return "no node type can give it"
+    if view.starting:
+        return "the autoscaler is starting " + ", ".join(f"{n} x {kind}" for kind, n in sorted(view.starting.items()))
+    if view.failed:
+        return "; ".join(f"the autoscaler could not start {kind}: {text}" for kind, text in sorted(view.failed.items()))
+    if able:
+        free = {name: sum(node.free.get(name, 0.0) for node in able) for name in resources}
+        total = {name: sum(node.total[name] for node in able) for name in resources}
+        left = ", ".join(f"{name} {free[name]:g} of {total[name]:g}" for name in resources)
+        return f"the cluster is full: free {left}"
+    lacking = [name for name in resources if all(node.total.get(name, 0.0) < resources[name] for node in view.nodes)]
+    return f"no node offers {', '.join(f'{resources[name]:g} {name}' for name in lacking or resources)}" + (
+        "" if lacking else " together"
+    )
+
+
+def _holds(offered: Shape, asked: Shape) -> bool:
+    return all(offered.get(name, 0.0) >= amount for name, amount in asked.items())
+
+
+def look() -> ClusterView:
+    """The cluster as it is now.
+
+    Raises:
+        RpcError: it does not answer.
+    """
+    reply = autoscaler_pb2.GetClusterStatusReply()
+    reply.ParseFromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=_RPC_TIMEOUT_S))
+    state, scaler = reply.cluster_resource_state, reply.autoscaling_state
+    starting = Counter(node.ray_node_type_name for node in scaler.pending_instances)
+    for request in scaler.pending_instance_requests:
+        starting[request.ray_node_type_name] += request.count
+    return ClusterView(
+        nodes=[
+            Node(total=dict(node.total_resources), free=dict(node.available_resources))
+            for node in state.node_states
+            if node.status != autoscaler_pb2.NodeStatus.DEAD
+        ],
+        actors=[(dict(r.request.resources_bundle), r.count) for r in state.pending_resource_requests],
+        bundles=[
+            (dict(bundle.resources_bundle), 1)
+            for gang in state.pending_gang_resource_requests
+            for bundle in _bundles(gang)
+        ],
+        infeasible=[dict(r.resources_bundle) for r in _infeasible(scaler)],
+        starting=starting,
+        failed={f.ray_node_type_name: f.reason for f in scaler.failed_instance_requests},
+    )
+
+
+def _infeasible(scaler: Any) -> Iterator[Any]:
+    yield from scaler.infeasible_resource_requests
+    for gang in scaler.infeasible_gang_resource_requests:
+        yield from _bundles(gang)
+
+
+def _bundles(gang: Any) -> Iterator[Any]:
+    # A group may name alternatives: they ask for the same, on nodes with other labels.
+    yield from gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def explain_waiting_of(config: Config) -> list[Waiting]:
+    """Everything of a distillation that may have to wait. Who asks for the same is told together."""
+    merged: dict[tuple[bool, frozenset[tuple[str, float]]], Waiting] = {}
+    for role, count, resources in placement_table(config):
+        gang = role == "student"
+        what, key = "student group" if gang else f"{role} pool", (gang, frozenset(resources.items()))
+        if key in merged:
+            what, count = f"{merged[key].what} or {what}", count + merged[key].count
+        merged[key] = Waiting(what=what, count=count, resources=resources, gang=gang)
+    return list(merged.values())
+
+
+@contextmanager
+def explain_waiting(config: Config, *, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
+    """Say on standard error which ranks and actors of a distillation wait for room and why, until the block ends."""
+    stop = threading.Event()
+    asked = explain_waiting_of(config)
+
+    def watch() -> None:
+        said: dict[str, float] = {}
+        while not stop.wait(every_s):
+            try:
+                view = look()
+            except RpcError:
+                continue  # the run itself says so, if that lasts
+            lines = [waiting.line(view) for waiting in asked if waiting.unplaced(view)]
+            now = time.monotonic()
+            for line in lines:
+                if now - said.get(line, -_REMIND_S) >= _REMIND_S:
+                    say(line)
+                    said[line] = now
+            said = {line: at for line, at in said.items() if line in lines}
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

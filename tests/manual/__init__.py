@@ -1,0 +1,1 @@
+"""What is tried by hand: needs root, or takes long."""
