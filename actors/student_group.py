@@ -49,7 +49,6 @@ def train(job: RankJob) -> None:
     while True:
         try:
             _fit(job)
-            warn_of_set_aside(job.run_dir)
             return
         except TrainingFailedError as error:
             of_ranks = list(getattr(error, "worker_failures", {}).values()) or [error]

@@ -63,7 +63,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
     from actors.pending import explain_waiting
     from actors.pools import judge_fingerprint, judge_pool, rollout_pool, teacher_pool
     from actors.rank import DONE_FILE, RankJob
-    from actors.student_group import is_finished, train
+    from actors.student_group import is_finished, train, warn_of_set_aside
     from actors.timeline import write_timeline
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
@@ -95,7 +95,9 @@ def run(config: Config, *, name: str = "distill") -> Path:
                     write_timeline(directory.path)
                 for pool in pools:
                     pool.stop()
+        # Not before: with storage the metrics may be on another node.
         directory.pull_results(DONE_FILE)
+        warn_of_set_aside(directory.path)
         return directory.path
 
 

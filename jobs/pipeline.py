@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,6 +20,7 @@ from rich.table import Table
 from jobs import calibrate, distill, evaluate, rollouts, sft
 from jobs.cli import load_config, run_main
 from jobs.common import model_location, print_dry_run, push_report
+from vcrd_ray.analysis.live import wait_share
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.statistics import Accuracy
@@ -89,7 +89,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
         for method in methods:
             chosen = with_method(config, method)
             directory = timed(f"distill_{method}", partial(distill.run, chosen, name=f"distill-{method}"))
-            waits[method] = exposed_wait_share(directory)
+            waits[method] = wait_share(read_jsonl(directory / "metrics.jsonl"))
             evaluated(method, model_location(config, f"distill-{method}"))
     wall["total"] = time.perf_counter() - begun
     summary = {
@@ -102,13 +102,6 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
     write_report(config.run.dir)
     push_report(config)
     return summary
-
-
-def exposed_wait_share(directory: Path) -> float:
-    """Share of the training time that ranks stood waiting for teacher, judge or new responses."""
-    rows = read_jsonl(directory / "metrics.jsonl")
-    waited = sum(row["wait/teacher_s"] + row["wait/judge_s"] + row.get("wait/rollouts_s", 0.0) for row in rows)
-    return float(waited / sum(row["time/update_s"] for row in rows))
 
 
 def show(summary: dict[str, Any]) -> None:

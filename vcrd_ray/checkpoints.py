@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vcrd_ray.errors import CheckpointError, StorageError
-from vcrd_ray.runs import replace_directory, write_json
+from vcrd_ray.runs import read_text, replace_directory, write_json
 from vcrd_ray.storage import Store
 
 _RECORD = "record.json"
@@ -75,7 +75,7 @@ class Folder:
                 shutil.rmtree(path, ignore_errors=True)
         if not numbers:
             return
-        same = store.read(f"{numbers[-1]}/{_RECORD}") == _text(self.local / numbers[-1] / _RECORD)
+        same = store.read(f"{numbers[-1]}/{_RECORD}") == read_text(self.local / numbers[-1] / _RECORD)
         # Each node writes the parts of its own ranks, and these may run elsewhere now.
         if not same or not all(
             (self.local / numbers[-1] / name).is_file() for name in store.within(numbers[-1]).files()
@@ -154,10 +154,6 @@ def _complete(directory: Path) -> list[Path]:
 def _complete_in(store: Store) -> list[str]:
     records = (name for name in store.files() if name.endswith(f"/{_RECORD}"))
     return sorted(name for name in (r.removesuffix(f"/{_RECORD}") for r in records) if _NAME.fullmatch(name))
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _read_record(path: Path) -> Record:

@@ -81,7 +81,7 @@ class RunDirectory:
             self._lock = filelock.FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            holder = _read_text(self.path / ".holder") or "another process"
+            holder = read_text(self.path / ".holder") or "another process"
             raise RunDirectoryError(
                 f"run directory {self.path} is in use by {holder}; wait for it, or choose another --run.dir"
             ) from None
@@ -242,7 +242,8 @@ def replace_directory(aside: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _read_text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """A small file's text; None where it cannot be read, as before it was written."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from vcrd_ray.config import TrackerName
 from vcrd_ray.errors import ConfigError
-from vcrd_ray.runs import read_jsonl, write_text
+from vcrd_ray.runs import read_jsonl, read_text, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class MLflow:
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient()
-        found = _remembered(directory / "mlflow_run_id")
+        found = read_text(directory / "mlflow_run_id")
         if found is None:
             experiment = self._client.get_experiment_by_name(project)
             number = experiment.experiment_id if experiment else self._client.create_experiment(project)
@@ -84,7 +84,7 @@ class WandB:
     def __init__(self, directory: Path, *, project: str, name: str, params: Mapping[str, object]) -> None:
         import wandb
 
-        found = _remembered(directory / "wandb_run_id") or uuid.uuid4().hex[:8]
+        found = read_text(directory / "wandb_run_id") or uuid.uuid4().hex[:8]
         write_text(directory / "wandb_run_id", found)
         self._run = wandb.init(
             project=project, name=name, id=found, resume="allow", dir=str(directory), config=dict(params)
@@ -102,10 +102,6 @@ class WandB:
 
 
 _OPTIONAL: dict[TrackerName, Callable[..., Tracker]] = {"mlflow": MLflow, "wandb": WandB}
-
-
-def _remembered(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:

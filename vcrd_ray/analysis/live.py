@@ -61,7 +61,7 @@ def snapshot(rows: Sequence[Mapping[str, float]], num_updates: int, *, now: floa
         eta_s=(num_updates - done) * update_s,
         tokens_per_s=_ratio(sum(row.get("tokens", 0.0) for row in recent), spent),
         judge_tokens_per_s=_ratio(_sum(recent, "judge/tokens"), _sum(recent, "time/judge_s")),
-        wait_share=_ratio(sum(_waited(row) for row in recent), spent),
+        wait_share=wait_share(recent),
         loss=last["loss"],
         weights=tuple(last.get(f"weights/p{q}", math.nan) for q in ("05", "50", "95")),  # type: ignore[arg-type]
         share_above_one=last.get("weights/share_above_one_judged", math.nan),
@@ -92,7 +92,7 @@ def _alerts(recent: Sequence[Mapping[str, float]], update_s: float, *, now: floa
         count = _sum(recent, name)
         if count:
             found.append(f"{count:.0f} {text} in the last {len(recent)} updates")
-    waited = _ratio(sum(_waited(row) for row in recent), sum(row["time/update_s"] for row in recent))
+    waited = wait_share(recent)
     if waited > _MUCH_WAITING:
         slowest = max(("teacher", "judge", "rollouts"), key=lambda role: _sum(recent, f"wait/{role}_s"))
         found.append(
@@ -107,8 +107,10 @@ def _alerts(recent: Sequence[Mapping[str, float]], update_s: float, *, now: floa
     return found
 
 
-def _waited(row: Mapping[str, float]) -> float:
-    return sum(row.get(f"wait/{role}_s", 0.0) for role in ("teacher", "judge", "rollouts"))
+def wait_share(rows: Sequence[Mapping[str, float]]) -> float:
+    """Share of the update time that ranks stood waiting for teacher, judge or new responses."""
+    waited = sum(_sum(rows, f"wait/{role}_s") for role in ("teacher", "judge", "rollouts"))
+    return _ratio(waited, sum(row["time/update_s"] for row in rows))
 
 
 def _sum(rows: Sequence[Mapping[str, float]], name: str) -> float:
