@@ -53,9 +53,12 @@ def resolve_model(path: str) -> Path:
 
 
 def must_be_fetched(path: str) -> bool:
-    """Whether a model is in storage, or named as on the hub and no directory here."""
-    if is_remote(path):
-        return True
+    """Whether a model is not on this machine: in storage, or on the hub."""
+    return is_remote(path) or is_on_hub(path)
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a model is named as on the hub and is no directory here."""
     directory = Path(path).expanduser()
     local = directory.is_dir() or directory.is_absolute() or path.startswith((TINY_PREFIX, ".", "~"))
     return not local and path.count("/") == 1

@@ -100,9 +100,9 @@ def read_shape(path: str, section: PlanSection) -> ModelShape:
 
 def _config_file(path: str) -> Path | None:
     # Both are slow to import, and a plan of given or known sizes needs neither.
-    from vcrd_ray.models import must_be_fetched, resolve_model
+    from vcrd_ray.models import is_on_hub, resolve_model
 
-    if not must_be_fetched(path):
+    if not is_on_hub(path):
         return resolve_model(path) / "config.json"
     from huggingface_hub import try_to_load_from_cache
 

@@ -19,10 +19,10 @@ def model_here(path: str) -> tuple[str | None, str]:
     """(Fingerprint of the tokenizer, "") of a model that can be loaded here, or (None, why not)."""
     from transformers import AutoConfig
 
-    from vcrd_ray.models import must_be_fetched, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models import is_on_hub, resolve_model, tokenizer_fingerprint
 
     try:
-        AutoConfig.from_pretrained(path if must_be_fetched(path) else str(resolve_model(path)), trust_remote_code=False)
+        AutoConfig.from_pretrained(path if is_on_hub(path) else str(resolve_model(path)), trust_remote_code=False)
         return tokenizer_fingerprint(_tokenizer_of(path)), ""
     except (ModelError, OSError, ValueError) as error:
         return None, str(error).strip().splitlines()[0]
@@ -48,9 +48,9 @@ def check_tokenizers(config: Config) -> list[Finding]:
 
 def _tokenizer_of(path: str) -> Any:
     """The tokenizer of a model; of one on the hub, only its files are fetched."""
-    from vcrd_ray.models import load_tokenizer, must_be_fetched, resolve_model
+    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
 
-    if not must_be_fetched(path):
+    if not is_on_hub(path):
         return load_tokenizer(resolve_model(path))
     from transformers import AutoTokenizer
 
