@@ -26,10 +26,9 @@ def ray_cluster(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if config.cluster.timeline:
-        os.environ[VARIABLE] = "1"  # read by Ray's own processes, which are started here
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     timeline = {VARIABLE: "1"} if config.cluster.timeline else {}
+    os.environ.update(timeline)  # read by Ray's own processes, which are started here
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     runtime_env = {"env_vars": {**worker_environment(), RUN_VARIABLE: config.run.dir.name, **timeline}}
     if address:
         ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING, log_to_driver=False)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -33,53 +33,26 @@ from vcrd_ray.storage import Store, is_remote
 _METRICS, _PROGRESS, _DONE = "metrics.jsonl", "progress.json", "training.json"
 
 
-class _Folder(Protocol):
-    """A training's folder, wherever it is."""
-
-    def read(self, name: str) -> str | None:
-        """A file's text; None where there is none."""
-
-    def name(self) -> str:
-        """How people call it."""
-
-
-class _Here:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self, name: str) -> str | None:
-        try:
-            return (self._path / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-
-    def name(self) -> str:
-        return str(self._path)
-
-
-def find_training(run: str) -> _Folder:
+def find_training(run: str) -> Store:
     """The folder of the newest training in a run, or the training itself.
 
     Raises:
         RunDirectoryError: there is none.
     """
-    if is_remote(run):
-        store = Store(run)
-        # pyarrow's description of a file ends with when it was written.
-        found = {name: state for name, state in store.files().items() if name.split("/")[-1] == _METRICS}
-        if found:
-            newest = max(found, key=lambda name: int(found[name].split()[1]))
-            return store.within(newest.rpartition("/")[0]) if "/" in newest else store
-    elif (Path(run) / _METRICS).is_file():
-        return _Here(Path(run))
-    elif trainings := list(Path(run).glob(f"*/{_METRICS}")):
-        return _Here(max(trainings, key=lambda path: path.stat().st_mtime).parent)
-    raise RunDirectoryError(
-        f"{run}: no training in it (no {_METRICS} in it or in a folder of it); has its first update been done?"
-    )
+    store = Store(run if is_remote(run) else Path(run).resolve().as_uri())
+    # pyarrow's description of a file ends with when it was written.
+    found = {
+        name: state for name, state in store.files().items() if name.count("/") < 2 and Path(name).name == _METRICS
+    }
+    if not found:
+        raise RunDirectoryError(
+            f"{run}: no training in it (no {_METRICS} in it or in a folder of it); has its first update been done?"
+        )
+    newest = _METRICS if _METRICS in found else max(found, key=lambda name: int(found[name].split()[1]))
+    return store.within(newest.rpartition("/")[0]) if "/" in newest else store
 
 
-def views(folder: _Folder, *, every_s: float) -> Iterator[tuple[Snapshot | None, bool]]:
+def views(folder: Store, *, every_s: float) -> Iterator[tuple[Snapshot | None, bool]]:
     """The training now, and whether it has ended, again and again until it has."""
     while True:
         ended = folder.read(_DONE) is not None
@@ -132,6 +105,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as JSON, a line a view")
     flags = parser.parse_args(argv)
     folder = find_training(flags.run)
+    name = folder.name().removeprefix("file://")
     if flags.json:
         for now, _ in views(folder, every_s=flags.every):
             print(json.dumps(_plain(now)), flush=True)
@@ -141,13 +115,13 @@ def main(argv: list[str]) -> int:
     console = Console()
     if flags.once or not console.is_terminal:
         for now, _ in views(folder, every_s=flags.every):
-            console.print(render(folder.name(), now))
+            console.print(render(name, now))
             if flags.once:
                 break
         return 0
     with Live(console=console, auto_refresh=False) as live:
         for now, ended in views(folder, every_s=flags.every):
-            live.update(render(folder.name(), now), refresh=True)
+            live.update(render(name, now), refresh=True)
             if ended:
                 print("the training has ended", file=sys.stderr)
     return 0
