@@ -1,7 +1,7 @@
 """Pools of stateless actors: what each is made of, and how a run waits for them.
 
 Which replica answers changes nothing in the answer. Ray restarts dead ones where there is room; during a distillation their
-requests are sent to others meanwhile (judge_pool.py), elsewhere they wait for the restart.
+requests are sent to others meanwhile (pool_client.py), elsewhere they wait for the restart.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, cast
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from actors.judge_pool import PoolClient, Request
-from actors.judge_transport import RayTransport, mark_running
 from actors.pending import LOOK_EVERY_S, Waiting, say
 from actors.placement import actor_options, role_resources
+from actors.pool_client import PoolClient, Request
+from actors.pool_transport import RayTransport, mark_running
 from actors.roles import EngineActor, JudgeActor, RolloutActor, student_engine
 from vcrd_ray.config import Config
 from vcrd_ray.engines import Use, VersionedEngine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from actors.judge_pool import Part, PoolClient, Request
+from actors.pool_client import Part, PoolClient, Request
 from actors.pools import Pool
 from vcrd_ray.analysis.telemetry import JudgeTraffic
 from vcrd_ray.errors import JudgeError
