@@ -253,6 +253,26 @@ def _backend(
     )
 
 
+def _resume(
+    folder: checkpoints.Folder,
+    backend: DeepSpeedBackend,
+    fingerprints: dict[str, str],
+    state: _StateKeeper | None,
+    *,
+    any_size: bool,
+) -> int:
+    """Load the last complete checkpoint; the first update that is still to be done."""
+    found = folder.newest()
+    if found is None:
+        return 0
+    path, record = found
+    checkpoints.check_resumable(record, world_size=backend.world_size, fingerprints=fingerprints, any_size=any_size)
+    backend.load(path)
+    if state is not None:
+        state.restore(record.state)
+    return record.next_update
+
+
 def _run(
     job: RankJob,
     files: RunFiles,
@@ -267,20 +287,8 @@ def _run(
 ) -> None:
     """Resume, train, checkpoint, log, export: the same for every kind of training."""
     folder = files.checkpoints(keep=section.keep_checkpoints)
-    first_update = 0
-    found = folder.newest()
-    if found is not None:
-        path, record = found
-        checkpoints.check_resumable(
-            record,
-            world_size=backend.world_size,
-            fingerprints=fingerprints,
-            any_size=job.config.student.zero_stage == 0,
-        )
-        backend.load(path)
-        if state is not None:
-            state.restore(record.state)
-        first_update = record.next_update
+    any_size = job.config.student.zero_stage == 0
+    first_update = _resume(folder, backend, fingerprints, state, any_size=any_size)
     stop = min(num_updates, section.stop_after or num_updates)
     log = None
     if backend.rank == 0:
