@@ -12,6 +12,8 @@ import torch
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A test that forgot to start its Ray fails at once, instead of waiting for room on one that Ray made up.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 from vcrd_ray.config import PromptSection, SamplingSection
 from vcrd_ray.data.manifest import ids_digest

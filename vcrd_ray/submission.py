@@ -77,7 +77,8 @@ class Submission:
 def plain_line(submission: Submission, address: str) -> str:
     """The same submission by Ray's own command, from the project's root; values of variables are masked."""
     uploaded = [*PACKAGES, *([ASIDE] if submission.aside else [])]
-    runtime_env: dict[str, object] = {"excludes": ["/*", *(f"!/{name}" for name in uploaded)]}
+    # Ray asks about the directory itself, too, by the name of a dot.
+    runtime_env: dict[str, object] = {"excludes": ["/*", "!.", *(f"!/{name}" for name in uploaded)]}
     if submission.env:
         runtime_env["env_vars"] = {n: v if n == STOP_WAIT else MASK for n, v in submission.env.items()}
     words = ["ray", "job", "submit", "--address", address, "--submission-id", submission.id, "--working-dir", "."]

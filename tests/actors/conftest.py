@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from actors.cluster import ray_cluster
 from vcrd_ray.config import Config
@@ -27,8 +28,9 @@ def make_config(run_dir: Path, directory: Path, *, distill: dict[str, Any] | Non
     return Config.model_validate(made)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
+    assert not ray.is_initialized(), "an earlier module left its Ray behind"
     # Room for the largest group of any test.
     room = {
         "student": {"ranks": 2},

@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[list[str]]:
     """Node ids of a cluster of two raylets on loopback."""
-    if ray.is_initialized():
-        ray.shutdown()
+    assert not ray.is_initialized(), "an earlier module left its Ray behind"
     store = 100 * 1024**2
     cluster = Cluster(
         initialize_head=True,

@@ -62,7 +62,8 @@ class Head:
             # As on a node: `python` is the one of the environment.
             "PATH": os.pathsep.join([str(RAY.parent), os.environ["PATH"]]),
         }
-        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        # A node finds the project in what was sent, or not at all.
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "PYTHONPATH"):
             self.env.pop(name, None)
         ports = {
             "--port": self.gcs,

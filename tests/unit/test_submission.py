@@ -179,7 +179,7 @@ def test_the_plain_line_masks_values_and_survives_a_shell() -> None:
     assert tuple(entrypoint) == sent.entrypoint == tuple(shlex.split(sent.command))
     runtime_env = json.loads(options[options.index("--runtime-env-json") + 1])
     assert runtime_env["env_vars"] == {"MODE": "***"}
-    assert runtime_env["excludes"] == ["/*", "!/actors", "!/jobs", "!/vcrd_ray", "!/submitted"]
+    assert runtime_env["excludes"] == ["/*", "!.", "!/actors", "!/jobs", "!/vcrd_ray", "!/submitted"]
     assert json.loads(options[options.index("--entrypoint-resources") + 1]) == {"judge": 1.0}
     assert options[options.index("--entrypoint-num-gpus") + 1] == "1"
 
