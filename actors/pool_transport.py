@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from ray.experimental import internal_kv
 
-from actors.pool_client import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.pool_requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
 from vcrd_ray.errors import VcrdError
 
 _FETCH_S = 60

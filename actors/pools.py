@@ -16,7 +16,8 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.pending import LOOK_EVERY_S, Waiting, say
 from actors.placement import actor_options, role_resources
-from actors.pool_client import PoolClient, Request
+from actors.pool_client import PoolClient
+from actors.pool_requests import Request
 from actors.pool_transport import RayTransport, mark_running
 from actors.roles import EngineActor, JudgeActor, RolloutActor, student_engine
 from vcrd_ray.config import Config

@@ -74,8 +74,8 @@ class RankJob:
     """Seconds since the epoch."""
 
 
-def rank_main(arguments: dict[str, Any]) -> None:
-    job: RankJob = arguments["job"]
+def rank_main(job: RankJob) -> None:
+    """What every worker of the group does."""
     section = job.config.student
     if section.gpus_per_rank == 0:
         use_cpu_accelerator()

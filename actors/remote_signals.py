@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from actors.pool_client import Part, PoolClient, Request
+from actors.pool_client import Part, PoolClient
+from actors.pool_requests import Request
 from actors.pools import Pool
 from vcrd_ray.analysis.telemetry import JudgeTraffic
 from vcrd_ray.errors import JudgeError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from actors.pool_client import Tag
+from actors.pool_requests import Tag
 from vcrd_ray.config import Config, SamplingSection, TeacherSection
 from vcrd_ray.engines import Use, VersionedEngine
 from vcrd_ray.engines.loading import load_engine, load_versioned_engine

@@ -24,6 +24,8 @@ _TIME_IS_UP = "the time is up (run.must_save_by)"
 _POLL_S = 0.2
 _SLACK_S = 5.0
 """Before the deadline, beside what an update and a checkpoint take."""
+_UPDATES_PER_SAVE = 10.0
+"""Seconds of training for a second of saving, while a node is about to leave."""
 
 
 @contextmanager
@@ -68,20 +70,28 @@ class EarlyStop:
         self._backend = backend
         self._notes = notes
         self._must_save_by = must_save_by
-        self._leaving: set[str] = set()
+        self._reason: str | None = None
         self._longest_update = 0.0
         self._longest_save = 0.0
-        self._last = time.monotonic()
+        self._last = self._last_saved = time.monotonic()
 
     def must_save(self) -> bool:
-        """Whether a checkpoint must be written after this update, because the run ends or one of its nodes leaves."""
+        """Whether a checkpoint must be written after this update, because the run ends or one of its nodes leaves.
+
+        Ray Train trains on until a leaving node's time is up and then starts the group again from the last checkpoint.
+        So checkpoints follow one another as closely as their cost allows.
+        """
         now = time.monotonic()
         self._longest_update = max(self._longest_update, now - self._last)
-        self.reason = self._agreed_reason()
-        preempted = ray.train.get_preemption_info()
-        leaving = set() if preempted is None else set(preempted.preempted_node_ids) - self._leaving
-        self._leaving |= leaving
-        return self.reason is not None or bool(leaving)
+        leaving = ray.train.get_preemption_info() is not None
+        stop, save = 0.0, 0.0
+        if self._backend.rank == 0:
+            stop = self._stop_code()
+            save = float(leaving and now - self._last_saved >= _UPDATES_PER_SAVE * self._longest_save)
+        agreed = self._backend.sum_over_ranks(torch.tensor([stop, save], device=self._backend.student.device))
+        stop, save = agreed.tolist()
+        self._reason = {0: None, 1: _TOLD, 2: _TIME_IS_UP}[int(stop)]
+        return bool(stop or save)
 
     def done(self, *, saved_s: float) -> None:
         """The next update begins; `saved_s` seconds went into a checkpoint.
@@ -91,16 +101,13 @@ class EarlyStop:
         """
         self._longest_save = max(self._longest_save, saved_s)
         self._last = time.monotonic()
-        if self.reason is not None:
-            raise StoppedError(f"{self.reason}; everything is saved: run the same command again to go on")
+        if saved_s:
+            self._last_saved = self._last
+        if self._reason is not None:
+            raise StoppedError(f"{self._reason}; everything is saved: run the same command again to go on")
 
-    def _agreed_reason(self) -> str | None:
-        code = 0.0
-        if self._backend.rank == 0:
-            ahead = time.time() + self._longest_update + 2 * self._longest_save + _SLACK_S
-            if self._notes.read("stop"):
-                code = 1.0
-            elif self._must_save_by is not None and ahead >= self._must_save_by:
-                code = 2.0
-        agreed = self._backend.sum_over_ranks(torch.tensor([code], device=self._backend.student.device))
-        return {0: None, 1: _TOLD, 2: _TIME_IS_UP}[int(agreed.item())]
+    def _stop_code(self) -> float:
+        if self._notes.read("stop"):
+            return 1.0
+        ahead = time.time() + self._longest_update + 2 * self._longest_save + _SLACK_S
+        return 2.0 if self._must_save_by is not None and ahead >= self._must_save_by else 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -75,8 +76,8 @@ def _fit(job: RankJob) -> None:
     if storage is not None:
         filesystem, path = Store(storage).within(job.run_dir.name).within("ray_train").opened
     trainer = TorchTrainer(
-        rank_main,
-        train_loop_config={"job": job},
+        # Bound here and not as its config, which Ray Train's controller unpickles: it would import all that a rank needs.
+        partial(rank_main, job),
         torch_config=TorchConfig(backend="nccl" if section.gpus_per_rank else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=section.ranks

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vcrd_ray.analysis.live import wait_share
 from vcrd_ray.config import Config, ModelJudge, Prompts
 from vcrd_ray.storage import Store
 
@@ -185,9 +186,8 @@ def _progress_reader(read: Callable[[], dict[str, float] | None], progress: Stag
             return
         seen = int(last["update"])
         note = f"loss {last['loss']:.4f}  {last['time/update_s']:.2f} s/update"
-        waited = last.get("wait/judge_s", 0.0) + last.get("wait/teacher_s", 0.0)
-        if waited:
-            note += f"  waiting {100 * waited / last['time/update_s']:.0f}%"
+        if waited := wait_share([last]):
+            note += f"  waiting {100 * waited:.0f}%"
         progress.set(seen + 1, note, total=int(last["num_updates"]))
 
     return show

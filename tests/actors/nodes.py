@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -98,6 +99,10 @@ class Watched:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output[-4000:]}") from None
 
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def end(self) -> int:
         """Its exit code, once it has one."""
         try:
@@ -106,7 +111,7 @@ class Watched:
             self._process.kill()
 
 
-class _Cluster:
+class Cluster(ABC):
     """What all clusters here have."""
 
     address: str
@@ -142,11 +147,13 @@ class _Cluster:
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """Start its processes and set `address`."""
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """End them, however many there are."""
 
     @cached_property
     def _state(self) -> GlobalState:
@@ -172,7 +179,7 @@ class _Cluster:
         return [node for node in self._state.node_table() if node["Alive"]]
 
 
-class Nodes(_Cluster):
+class Nodes(Cluster):
     """A cluster whose nodes come and go by hand. Ray's own test cluster, in a process that ends when its input does."""
 
     def _begin(self) -> None:
@@ -221,12 +228,26 @@ class Nodes(_Cluster):
             for process in stopped:
                 process.resume()
 
+    def drain(self, node: str, *, deadline_s: int) -> None:
+        """Tell Ray, as a cloud's notice does, that this node is going to be taken away. It is not: see `kill`."""
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "drain-node",
+            "--address",
+            self.address,
+            "--node-id",
+            node,
+        ]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the spot market has spoken"]
+        command += ["--deadline-remaining-seconds", str(deadline_s)]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=60)
+
     def kill(self, node: str) -> None:
         """SIGKILL everything of a node."""
         self._ask(do="kill", node=node)
 
 
-class GrowingNodes(_Cluster):
+class GrowingNodes(Cluster):
     """A cluster whose judge nodes are brought and taken away by Ray's autoscaler."""
 
     def __init__(self, *, max_judges: int) -> None:
@@ -299,12 +320,12 @@ class GrowingNodes(_Cluster):
 
 
 def _obey() -> None:
-    from ray.cluster_utils import Cluster
+    from ray import cluster_utils
 
     common = {"num_cpus": 2, "object_store_memory": _OBJECT_STORE, "node_ip_address": "127.0.0.1"}
     # Ray's own output goes elsewhere: only answers are on the pipe.
     answers, sys.stdout = sys.stdout, sys.stderr
-    cluster = Cluster(initialize_head=True, head_node_args={**common, "include_dashboard": False})
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**common, "include_dashboard": False})
     nodes: dict[str, Any] = {}
     try:
         for line in sys.stdin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ IDLE = pytest.mark.skipif(
 NUM_UPDATES = 24
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nodes() -> Iterator[Nodes]:
     with Nodes() as made:
         yield made
@@ -33,14 +34,27 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rollouts(tmp_path_factory.mktemp("data") / "rollouts", 24)
 
 
-def config_of(run_dir: Path, rollouts: Path, **sections: Any) -> Config:
-    distill = {"num_updates": NUM_UPDATES, "checkpoint_every": 3, "epochs": 10}
+def config_of(run_dir: Path, rollouts: Path, *, checkpoint_every: int = 3, **sections: Any) -> Config:
+    distill = {"num_updates": NUM_UPDATES, "checkpoint_every": checkpoint_every, "epochs": 10}
     pools = {"teacher": {"replicas": 2}, "judge": {"type": "value_head", "replicas": 2, "min_replicas": 1}}
     return make_config(run_dir, rollouts, distill=distill, **pools | sections)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(rollouts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Nodes() as nodes:
+        nodes.add(student=1, teacher=1, judge=1)
+        run = nodes.start(config_of(folder, rollouts, teacher={"replicas": 1}))
+        assert run.end() == 0, run.output[-4000:]
+    return run.directory
+
+
 @IDLE
-def test_nodes_that_join_and_die_change_nothing_in_the_student(nodes: Nodes, rollouts: Path, tmp_path: Path) -> None:
+def test_nodes_that_join_and_die_change_nothing_in_the_student(
+    nodes: Nodes, rollouts: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     student, first_judge = nodes.add(student=1), nodes.add(judge=1)
     teachers = [nodes.add(teacher=1), nodes.add(teacher=1)]
     run = nodes.start(config_of(tmp_path / "run", rollouts))
@@ -64,10 +78,35 @@ def test_nodes_that_join_and_die_change_nothing_in_the_student(nodes: Nodes, rol
     assert nodes.placed("JudgeActor") == [second_judge] and nodes.placed("EngineActor") == teachers[1:]
     assert run.end() == 0, run.output[-4000:]
     print({what: f"{seconds:.1f} s" for what, seconds in took.items()})
+    assert_bitwise(run.directory, undisturbed)
 
-    undisturbed = nodes.start(config_of(tmp_path / "undisturbed", rollouts, teacher={"replicas": 1}))
-    assert undisturbed.end() == 0, undisturbed.output[-4000:]
-    assert_bitwise(run.directory, undisturbed.directory)
+
+@IDLE
+def test_a_student_node_that_is_drained_saves_until_it_leaves(
+    nodes: Nodes, rollouts: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    nodes.add(teacher=1, judge=1)
+    drained = nodes.add(student=1)
+    # No checkpoint is due before the end.
+    run = nodes.start(config_of(tmp_path / "run", rollouts, teacher={"replicas": 1}, checkpoint_every=1000))
+    wait_until(lambda: run.updates() >= 2, "the second update", timeout_s=240)
+    other = nodes.add(student=1)
+    with nodes.paused("RayTrainWorker"):
+        nodes.drain(drained, deadline_s=10)
+        time.sleep(6)  # Ray Train looks every five seconds
+    done = [run.updates()]
+
+    def moved() -> bool:
+        done.append(run.updates())
+        return nodes.placed("RayTrainWorker") == [other]
+
+    wait_until(moved, "the group on the other node")
+    saved = max(int(path.name.removeprefix("update-")) for path in (run.directory / "checkpoints").glob("update-*"))
+    print(f"{done[0]} updates at the notice, {max(done)} when the node was left, {saved} of them kept")
+    assert max(done) - 3 <= saved <= max(done) + 1
+    nodes.kill(drained)
+    assert run.end() == 0, run.output[-4000:]
+    assert_bitwise(run.directory, undisturbed)
 
 
 def test_a_pool_that_finds_no_room_says_why_and_gives_up_in_time(nodes: Nodes, rollouts: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from tests.actors.conftest import make_config
-from tests.actors.nodes import ROOT, Watched, _Cluster, kill_family, wait_until
+from tests.actors.nodes import ROOT, Cluster, Watched, kill_family, wait_until
 from tests.actors.test_distill_on_ray import assert_bitwise
 from tests.conftest import write_rollouts
 from vcrd_ray.config import Config
@@ -31,7 +31,7 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 
 
-class TwoMachines(_Cluster):
+class TwoMachines(Cluster):
     """A head in one namespace and a node in another."""
 
     address = f"{_HERE[1]}:{_PORT}"

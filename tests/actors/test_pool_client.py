@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.pool_client import AnswerLostError, Part, PoolClient, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.pool_client import Part, PoolClient
+from actors.pool_requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.pools import Pool, judge_pool
 from actors.remote_signals import RemoteSignals, _RemoteScores
 from actors.student_group import warn_of_set_aside
