@@ -9,16 +9,13 @@ Ctrl-C leaves the job running and says how to follow or stop it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import difflib
 import os
 import secrets
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,18 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from jobs.cli import EXIT_CAN_GO_ON, EXIT_USAGE, run_main
+from jobs.cli import EXIT_USAGE, run_main
+from jobs.job_server import (
+    EXIT_DETACHED,
+    SAVE_S,
+    connect,
+    explained,
+    follow_to_its_end,
+    list_jobs,
+    say_how_to_go_on,
+    state,
+    stop,
+)
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.submission import (
@@ -37,9 +45,7 @@ from vcrd_ray.submission import (
     SubmissionError,
     check_no_secrets,
     chosen_variables,
-    exit_code,
     failure_reason,
-    follow_log,
     option_value,
     plain_line,
     stage,
@@ -49,14 +55,9 @@ from vcrd_ray.submission import (
 CONFIGURED = ("calibrate", "demo", "distill", "evaluate", "pipeline", "rollouts", "select", "sft")
 JOBS = (*CONFIGURED, "compare", "merge_rollouts")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-EXIT_DETACHED = 130
 
 _ROOT = Path(__file__).resolve().parent.parent
-_REQUEST_TIMEOUT_S = 120
 _CHECK_TIMEOUT_S = 300
-_SAVE_S = 120
-"""What a training that is told to end may take for its checkpoint; Ray's own patience is 3 s."""
-_STOP_S = _SAVE_S + 60
 
 
 def main(argv: list[str]) -> int:
@@ -73,17 +74,17 @@ def main(argv: list[str]) -> int:
     address = _address(own.address)
     if action is None:
         return _submit(own, job, address)
-    with _explained(address):
-        client = _connect(address)
+    with explained(address):
+        client = connect(address)
         if action == "list":
-            return _list(client)
+            return list_jobs(client)
         if action == "status":
-            print(_state(client.get_job_info(own.status)))
+            print(state(client.get_job_info(own.status)))
             return 0
         if action == "stop":
-            return _stop(client, own.stop)
+            return stop(client, own.stop)
         client.get_job_info(own.follow)  # refuses a job that is not there
-    return _follow_to_its_end(client, own.follow, address)
+    return follow_to_its_end(client, own.follow, address)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,8 +144,8 @@ def _address(given: str | None) -> str:
 
 def _submit(own: argparse.Namespace, job: list[str], address: str) -> int:
     submission = make_submission(own, job)
-    with _explained(address):
-        client = _connect(address)
+    with explained(address):
+        client = connect(address)
         if not own.no_check:
             _check_here(job)
         with tempfile.TemporaryDirectory(prefix="vcrd-submit-") as folder:
@@ -164,9 +165,9 @@ def _submit(own: argparse.Namespace, job: list[str], address: str) -> int:
                 return EXIT_DETACHED
     if own.detach:
         print(submission.id)
-        _say_how_to_go_on(submission.id, address)
+        say_how_to_go_on(submission.id, address)
         return 0
-    return _follow_to_its_end(client, submission.id, address)
+    return follow_to_its_end(client, submission.id, address)
 
 
 def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
@@ -204,7 +205,7 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     return Submission(
         id=own.submission_id or f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         entrypoint=("python", "-m", f"jobs.{name}", *options),
-        env={STOP_WAIT: str(_SAVE_S), **env},
+        env={STOP_WAIT: str(SAVE_S), **env},
         aside=aside,
         driver_gpus=own.driver_gpus,
         driver_role=own.driver_role,
@@ -254,102 +255,6 @@ def _check_here(job: Sequence[str]) -> None:
         raise ConfigError(f"{said}\nnothing was sent; --no-check leaves such questions to the cluster")
     if done.returncode:
         print(f"note: the cluster must have what is not here: {failure_reason(done.stderr)}", file=sys.stderr)
-
-
-@contextmanager
-def _explained(address: str) -> Iterator[None]:
-    """Turn what the job client raises into one message with a cure."""
-    import requests
-    from ray.exceptions import AuthenticationError
-
-    try:
-        yield
-    except AuthenticationError as error:
-        raise SubmissionError(
-            f"{address} wants the token of its cluster ({str(error).splitlines()[0]}): set RAY_AUTH_MODE=token and"
-            " RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
-        ) from None
-    except (ConnectionError, requests.ConnectionError, requests.Timeout):
-        raise SubmissionError(
-            f"nothing answers at {address}. Is the tunnel open? In a terminal of its own: ray dashboard cluster.yaml, or"
-            " kubectl port-forward service/vcrd-ray-head-svc 8265:8265"
-        ) from None
-    except requests.RequestException as error:
-        raise SubmissionError(f"{address} answers, but not as a Ray job server: {error}") from None
-    except RuntimeError as error:
-        raise SubmissionError(f"{address}: {failure_reason(str(error).removesuffix('.'))}") from None
-
-
-def _connect(address: str) -> Any:
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):  # type: ignore[misc]
-        """Ray's client, with an end to each request: over a tunnel that hangs it would wait for ever."""
-
-        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._do_request(*args, timeout=_REQUEST_TIMEOUT_S, **kwargs)
-
-    # The client lets these two win over the address that it is given.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    try:
-        return Client(address)
-    except KeyError:
-        raise SubmissionError(f"{address} answers, but not as a Ray job server") from None
-
-
-def _follow_to_its_end(client: Any, job: str, address: str) -> int:
-    """Show the log; exit code of the job, or of leaving it behind."""
-    from aiohttp import ClientError
-
-    try:
-        with _explained(address):
-            info = asyncio.run(follow_log(client, job, lost=(ClientError, OSError, RuntimeError)))
-    except KeyboardInterrupt:
-        print(f"\ndetached; {job} goes on", file=sys.stderr)
-        _say_how_to_go_on(job, address)
-        return EXIT_DETACHED
-    sys.stdout.flush()
-    print(_state(info), file=sys.stderr)
-    return exit_code(str(info.status), info.driver_exit_code)
-
-
-def _list(client: Any) -> int:
-    # Drivers that connected by themselves have no submission id.
-    jobs = [info for info in client.list_jobs() if info.submission_id]
-    for info in sorted(jobs, key=lambda info: -(info.start_time or 0)):
-        began = datetime.fromtimestamp((info.start_time or 0) / 1000)
-        took_s = ((info.end_time or time.time() * 1000) - (info.start_time or 0)) / 1000
-        print(f"{info.submission_id:<36} {info.status!s:<10} {began:%Y-%m-%d %H:%M} {took_s:8.0f} s  {info.entrypoint}")
-    return 0
-
-
-def _stop(client: Any, job: str) -> int:
-    if not client.stop_job(job):
-        print(f"had ended before: {_state(client.get_job_info(job))}")
-        return 0
-    until = time.monotonic() + _STOP_S
-    while not (info := client.get_job_info(job)).status.is_terminal():
-        if time.monotonic() > until:
-            raise SubmissionError(f"{job} was asked to stop {_STOP_S} s ago and is still {info.status}; --status {job}")
-        time.sleep(0.5)
-    print(_state(info))
-    return 0
-
-
-def _state(info: Any) -> str:
-    """One line; for a job that failed with its reason."""
-    line = f"{info.submission_id}: {str(info.status).lower()}"
-    if str(info.status) != "FAILED":
-        return line
-    if info.driver_exit_code == EXIT_CAN_GO_ON:
-        return f"{info.submission_id}: {failure_reason(info.message)}"
-    code = "" if info.driver_exit_code is None else f", exit code {info.driver_exit_code}"
-    return f"{line}{code}: {failure_reason(info.message)}"
-
-
-def _say_how_to_go_on(job: str, address: str) -> None:
-    for action in ("follow", "stop"):
-        print(f"  python -m jobs.submit --address {address} --{action} {job}", file=sys.stderr)
 
 
 if __name__ == "__main__":
