@@ -13,6 +13,8 @@ METHODS ?= vcrd
 VLLM ?= cpu
 # What makes rollouts and hosts the teacher in the demo: hf or vllm.
 ENGINE ?= hf
+# Processes that share the tests which start nothing; the others start many processes themselves.
+WORKERS ?= 2
 
 comma := ,
 BIN := $(VENV)/bin
@@ -47,10 +49,11 @@ lint: install
 	$(BIN)/lint-imports
 
 test-quick: install
-	$(BIN)/python -m pytest -m "not slow and not gpu" tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) tests/unit $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -m "not gpu" --durations 10 $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu" --durations 10 tests/actors tests/jobs $(ARGS)
 
 # On a machine with a CUDA device.
 test-gpu: install

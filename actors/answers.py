@@ -88,8 +88,9 @@ def answer_all(
 
 def harness_pool(config: Config, model: str) -> Pool:
     """An actor with the teacher's resources that holds a model for lm-evaluation-harness."""
-    remote = ray.remote(_HarnessActor).options(**actor_options(role_resources(config, "teacher")))
-    return Pool("evaluation", [remote.remote(config, model)])
+    resources = role_resources(config, "teacher")
+    remote = ray.remote(_HarnessActor).options(**actor_options(resources))
+    return Pool("evaluation", [remote.remote(config, model)], resources=resources)
 
 
 class _HarnessActor(Harness):

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from ray.experimental import internal_kv
 
-Name = Literal["progress", "saved", "stop"]
-_NAMES: tuple[Name, ...] = ("progress", "saved", "stop")
+Name = Literal["pools", "progress", "saved", "stop"]
+_NAMES: tuple[Name, ...] = ("pools", "progress", "saved", "stop")
 
 
 @dataclass(frozen=True)
 class Notes:
     """Of one training. Pickles to every process of its cluster.
 
-    progress: metrics of the last update, and `num_updates`. saved: updates in the last complete checkpoint. stop: that the
-    run has been told to end.
+    pools: how their start ended. progress: metrics of the last update, and `num_updates`. saved: updates in the last
+    complete checkpoint. stop: that the run has been told to end.
     """
 
     key: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -78,8 +78,7 @@ class Waiting:
         if not unplaced:
             known = ": placed and loading" if self.resources else ""
             return f"waiting for {self.count} actors ({self.what}){known}"
-        asked = ", ".join(f"{name}: {amount:g}" for name, amount in self.resources.items())
-        return f"waiting for {unplaced} x {{{asked}}} ({self.what}): {why(self.resources, view)}"
+        return f"waiting for {unplaced} x {_asked(self.resources)} ({self.what}): {why(self.resources, view)}"
 
     def line_now(self) -> str:
         """The same of the cluster as it is now."""
@@ -87,6 +86,19 @@ class Waiting:
             return self.line(look())
         except RpcError as error:
             return f"waiting for {self.count} actors ({self.what}): the cluster does not answer: {error}"
+
+
+def why_now(count: int, resources: Shape) -> str:
+    """Why so many that ask for this have no place in the cluster as it is now."""
+    try:
+        reason = why(resources, look())
+    except RpcError as error:
+        reason = f"the cluster does not answer: {error}"
+    return f"{count} x {_asked(resources)}: {reason}"
+
+
+def _asked(resources: Shape) -> str:
+    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in resources.items()) + "}"
 
 
 def why(resources: Shape, view: ClusterView) -> str:
@@ -172,8 +184,13 @@ def explain_waiting_of(config: Config) -> list[Waiting]:
 
 
 @contextmanager
-def explain_waiting(config: Config, *, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
-    """Say on standard error which ranks and actors of a distillation wait for room and why, until the block ends."""
+def explain_waiting(
+    config: Config, *, pools_too: Callable[[], bool] = lambda: True, every_s: float = LOOK_EVERY_S
+) -> Iterator[None]:
+    """Say on standard error which ranks and actors of a distillation wait for room and why, until the block ends.
+
+    `pools_too`: whether pools are spoken of by now; while they start, `Pool.wait_ready` does that.
+    """
     stop = threading.Event()
     asked = explain_waiting_of(config)
 
@@ -184,7 +201,8 @@ def explain_waiting(config: Config, *, every_s: float = LOOK_EVERY_S) -> Iterato
                 view = look()
             except RpcError:
                 continue  # the run itself says so, if that lasts
-            lines = [waiting.line(view) for waiting in asked if waiting.unplaced(view)]
+            spoken_of = [waiting for waiting in asked if waiting.gang or pools_too()]
+            lines = [waiting.line(view) for waiting in spoken_of if waiting.unplaced(view)]
             now = time.monotonic()
             for line in lines:
                 if now - said.get(line, -_REMIND_S) >= _REMIND_S:

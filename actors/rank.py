@@ -19,6 +19,7 @@ from actors.pools import Pool
 from actors.rank_files import RunFiles
 from actors.rank_log import RankLog
 from actors.remote_signals import RemoteResponses, RemoteSignals
+from actors.startup import await_pools
 from actors.stopping import EarlyStop
 from actors.timeline import Spans
 from vcrd_ray import checkpoints
@@ -67,8 +68,6 @@ class RankJob:
     judge: Pool | None
     rollout: Pool | None
     """Writers of new student responses; None: those in `rollouts` stay."""
-    judge_fingerprint: str | None
-    """Identity of what the judge pool answers with."""
     notes: Notes
     must_save_by: float | None
     """Seconds since the epoch."""
@@ -138,8 +137,6 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
         "student": model_fingerprint(student.directory),
         "tokenizer": tokenizer_fingerprint(student.tokenizer),
     }
-    if job.judge_fingerprint is not None:
-        fingerprints["judge"] = job.judge_fingerprint
     pairs, rejects = read_pairs(
         here(job.rollouts),
         teacher=fingerprints["teacher"],
@@ -178,6 +175,9 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
         take_judge_traffic=signals.take_judge_traffic,
         span=Spans(job.run_dir, rank=rank).span if config.cluster.timeline else nullcontext,
     )
+    judge = await_pools(job.notes)
+    if judge is not None:
+        fingerprints["judge"] = judge
     _run(
         job,
         files,

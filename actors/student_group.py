@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import time
 from functools import partial
 from pathlib import Path
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
+from actors.pending import why_now
 from actors.placement import role_resources
 from actors.rank import DONE_FILE, RankJob, rank_main
-from vcrd_ray.errors import CheckpointError, VcrdError
+from vcrd_ray.errors import CheckpointError, ScheduleError, VcrdError
 from vcrd_ray.runs import read_jsonl
 from vcrd_ray.storage import Store
 
@@ -44,6 +48,7 @@ def train(job: RankJob) -> None:
     Raises:
         VcrdError: the error that a rank raised on purpose, as it raised it.
         StoppedError: the run was told to end, and has saved.
+        ScheduleError: there was no room for the group, or for a pool, in cluster.start_timeout_s.
         CheckpointError: the group died again and again, more often than student.max_failures allows.
     """
     failures, saved = 0, 0
@@ -52,6 +57,7 @@ def train(job: RankJob) -> None:
             _fit(job)
             return
         except TrainingFailedError as error:
+            _refuse_no_room(error, job)
             of_ranks = list(getattr(error, "worker_failures", {}).values()) or [error]
             causes = [cause for failure in of_ranks for cause in _causes(failure)]
             for cause in causes:
@@ -69,8 +75,23 @@ def train(job: RankJob) -> None:
                 ) from error
 
 
+def _refuse_no_room(error: TrainingFailedError, job: RankJob) -> None:
+    if not isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+        return
+    timeout_s, student = job.config.cluster.start_timeout_s, job.config.student
+    wanted = why_now(student.fewest_ranks, role_resources(job.config, "student"))
+    raise ScheduleError(
+        f"the student group had no room for {timeout_s:g} s: {wanted}; ask for less, add nodes, or raise"
+        " cluster.start_timeout_s"
+    ) from None
+
+
 def _fit(job: RankJob) -> None:
     section, storage = job.config.student, job.config.run.storage
+    # Ray Train asks anew after each window, so that an elastic group can ask for less.
+    timeout_s = job.config.cluster.start_timeout_s
+    window_s = min(timeout_s, 60.0)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{window_s:g}"
     # Ray Train's own records, which nothing is read from.
     filesystem, path = None, str(job.run_dir / "ray_train")
     if storage is not None:
@@ -91,7 +112,7 @@ def _fit(job: RankJob) -> None:
             name=f"attempt-{time.time_ns()}",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=math.ceil(timeout_s / window_s) - 1),
         ),
     )
     trainer.fit()

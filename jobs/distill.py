@@ -61,8 +61,9 @@ def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
     from actors.pending import explain_waiting
-    from actors.pools import judge_fingerprint, judge_pool, rollout_pool, teacher_pool
+    from actors.pools import judge_pool, rollout_pool, teacher_pool
     from actors.rank import DONE_FILE, RankJob
+    from actors.startup import pools_beside
     from actors.student_group import is_finished, train, warn_of_set_aside
     from actors.timeline import write_timeline
 
@@ -74,27 +75,26 @@ def run(config: Config, *, name: str = "distill") -> Path:
         with ray_cluster(config), follow_training(name, config) as told:
             teacher, judge, rollout = teacher_pool(config), judge_pool(config), rollout_pool(config)
             pools = [pool for pool in (teacher, judge, rollout) if pool is not None]
-            try:
-                for pool in pools:
-                    pool.wait_ready(config.cluster.start_timeout_s)
-                with explain_waiting(config):
-                    train(
-                        RankJob(
-                            config=config,
-                            run_dir=directory.path,
-                            rollouts=rollouts_location(config),
-                            teacher=teacher,
-                            judge=judge,
-                            rollout=rollout,
-                            judge_fingerprint=None if judge is None else judge_fingerprint(judge),
-                            **told,
-                        )
-                    )
-            finally:
-                if config.cluster.timeline:
-                    write_timeline(directory.path)
-                for pool in pools:
-                    pool.stop()
+            notes, timeout_s = told["notes"], config.cluster.start_timeout_s
+            # All are asked for at once: nodes for them come, and models load, side by side.
+            with (
+                pools_beside(pools, judge, notes, timeout_s=timeout_s) as start,
+                explain_waiting(config, pools_too=lambda: start.over),
+            ):
+                job = RankJob(
+                    config=config,
+                    run_dir=directory.path,
+                    rollouts=rollouts_location(config),
+                    teacher=teacher,
+                    judge=judge,
+                    rollout=rollout,
+                    **told,
+                )
+                try:
+                    train(job)
+                finally:
+                    if config.cluster.timeline:
+                        write_timeline(directory.path)
         # Not before: with storage the metrics may be on another node.
         directory.pull_results(DONE_FILE)
         warn_of_set_aside(directory.path)

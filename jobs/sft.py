@@ -41,7 +41,6 @@ def run(config: Config) -> str:
                         teacher=None,
                         judge=None,
                         rollout=None,
-                        judge_fingerprint=None,
                         **told,
                     )
                 )

@@ -45,7 +45,8 @@ def undisturbed(rollouts: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Directory of a run that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with Nodes() as nodes:
-        nodes.add(student=1, teacher=1, judge=1)
+        for role in ("student", "teacher", "judge"):
+            nodes.add(**{role: 1})
         run = nodes.start(config_of(folder, rollouts, teacher={"replicas": 1}))
         assert run.end() == 0, run.output[-4000:]
     return run.directory
@@ -121,6 +122,15 @@ def test_a_pool_that_finds_no_room_says_why_and_gives_up_in_time(nodes: Nodes, r
     assert run.end() != 0
     assert "waiting for 1 x {CPU: 64, teacher: 1} (teacher pool: 0 of 1 ready): no node" in run.output
     assert "the teacher pool was not ready after 14 s" in run.output
+
+
+def test_a_group_that_finds_no_room_says_why_and_gives_up_in_time(nodes: Nodes, rollouts: Path, tmp_path: Path) -> None:
+    nodes.add(judge=1, teacher=1)
+    config = config_of(tmp_path, rollouts, teacher={"replicas": 1}, cluster={"start_timeout_s": 14})
+    run = nodes.start(config)
+    assert run.end() != 0
+    assert "(student group): no node offers 1 student" in run.output
+    assert "the student group had no room for 14 s: 1 x {CPU: 1, student: 1}: no node offers 1 student" in run.output
 
 
 @IDLE

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from actors.notes import Notes
-from actors.pools import judge_fingerprint, judge_pool, teacher_pool
+from actors.pools import judge_pool, teacher_pool
 from actors.rank import RankJob
+from actors.startup import pools_beside
 from actors.student_group import train
 from tests.actors.conftest import make_config
 from tests.conftest import write_rollouts
@@ -56,9 +57,8 @@ def measure(config: Config, rollouts: Path) -> list[dict[str, float]]:
     run_dir.mkdir(parents=True)
     teacher, judge = teacher_pool(config), judge_pool(config, load=SlowJudge)  # type: ignore[arg-type]
     assert teacher is not None and judge is not None
-    try:
-        teacher.wait_ready(120)
-        judge.wait_ready(120)
+    notes = Notes()
+    with pools_beside([teacher, judge], judge, notes, timeout_s=120):
         train(
             RankJob(
                 config=config,
@@ -67,14 +67,10 @@ def measure(config: Config, rollouts: Path) -> list[dict[str, float]]:
                 teacher=teacher,
                 judge=judge,
                 rollout=None,
-                judge_fingerprint=judge_fingerprint(judge),
-                notes=Notes(),
+                notes=notes,
                 must_save_by=None,
             )
         )
-    finally:
-        teacher.stop()
-        judge.stop()
     return read_jsonl(run_dir / "metrics.jsonl")
 
 
