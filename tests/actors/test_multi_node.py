@@ -112,6 +112,7 @@ def test_a_student_node_that_is_drained_saves_until_it_leaves(
 
 def test_a_pool_that_finds_no_room_says_why_and_gives_up_in_time(nodes: Nodes, rollouts: Path, tmp_path: Path) -> None:
     nodes.add(judge=1)
+    nodes.add(student=1)
     config = config_of(
         tmp_path,
         rollouts,
