@@ -15,7 +15,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 _SAMPLE_S = 2.0
 _ROLES = {"EngineActor": "teacher", "JudgeActor": "judge", "RayTrainWorker": "student"}
 _FIRST_MINUTES = 3.0
-"""Processes grow while they load and fill their caches; growth is measured after that."""
+"""Processes grow while they load and fill their caches; growth is measured after that, over as long at least."""
 
 
 @dataclass
@@ -35,6 +36,8 @@ class _Record:
     """(when, role, process, resident MiB)"""
     store: list[tuple[float, float]] = field(default_factory=list)
     """(when, MiB in use)"""
+    seconds: float = 0.0
+    """How long it took."""
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -65,44 +68,49 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
         with ray_cluster(config):
             rollouts.run(config)
-            began = time.monotonic()
-            calm = distill.run(config, name="distill-calm")
-            calm_s = time.monotonic() - began
-            record, stop = _Record(), threading.Event()
-            run_dir = Path(folder).resolve() / "distill-chaos"
-            began = time.monotonic()
-            threads = [
-                threading.Thread(target=_kill, args=(record, stop, began, options)),
-                threading.Thread(target=_watch, args=(record, stop, began)),
-            ]
-            for thread in threads:
-                thread.start()
-            try:
-                chaos = distill.run(config, name=run_dir.name)
-            finally:
-                stop.set()
-                for thread in threads:
-                    thread.join()
-                if options.record:
-                    options.record.write_text(json.dumps(asdict(record)))
-            chaos_s = time.monotonic() - began
+            with _recorded(options, kills=False) as undisturbed:
+                calm = distill.run(config, name="distill-calm")
+            with _recorded(options, kills=True) as record:
+                chaos = distill.run(config, name="distill-chaos")
         weights = [d / "adapter" / "adapter_model.safetensors" for d in (calm, chaos)]
         equal = weights[0].read_bytes() == weights[1].read_bytes()
         losses = [[row["loss"] for row in read_jsonl(d / "metrics.jsonl")] for d in (calm, chaos)]
+    if options.record:
+        options.record.write_text(json.dumps({"undisturbed": asdict(undisturbed), "chaos": asdict(record)}))
     if options.plot:
         _plot(record, options.plot)
+    roles = (*_ROLES.values(), "driver")
     return {
         "updates": options.updates,
-        "minutes": round(chaos_s / 60, 1),
-        "calm_minutes": round(calm_s / 60, 1),
+        "minutes": round(record.seconds / 60, 1),
+        "calm_minutes": round(undisturbed.seconds / 60, 1),
         "kills": dict(Counter(role for _, role in record.kills)),
         "bitwise_equal": equal and losses[0] == losses[1],
-        "growth_mib_an_hour": {role: _growth(record, role) for role in (*_ROLES.values(), "driver")},
+        # Of processes that live through a whole run; killed ones are young.
+        "growth_mib_an_hour": {role: _growth(undisturbed, role) for role in roles},
+        "largest_mib": {role: [_largest(seen, role) for seen in (undisturbed, record)] for role in roles},
         "object_store_mib": {
             "median": round(statistics.median(mib for _, mib in record.store), 1),
             "largest": round(max(mib for _, mib in record.store), 1),
         },
     }
+
+
+@contextmanager
+def _recorded(options: argparse.Namespace, *, kills: bool) -> Iterator[_Record]:
+    record, stop, began = _Record(), threading.Event(), time.monotonic()
+    threads = [threading.Thread(target=_watch, args=(record, stop, began))]
+    if kills:
+        threads.append(threading.Thread(target=_kill, args=(record, stop, began, options)))
+    for thread in threads:
+        thread.start()
+    try:
+        yield record
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        record.seconds = time.monotonic() - began
 
 
 def _members() -> list[tuple[str, Any]]:
@@ -153,9 +161,14 @@ def _growth(record: _Record, role: str) -> float:
     slopes = []
     for seen in processes.values():
         late = [(when, mib) for when, mib in seen if when - seen[0][0] > 60 * _FIRST_MINUTES]
-        if len(late) >= 30:
+        if late and late[-1][0] - late[0][0] > 60 * _FIRST_MINUTES:
             slopes.append(statistics.linear_regression(*zip(*late, strict=True)).slope * 3600)
     return round(statistics.median(slopes), 1) if slopes else float("nan")
+
+
+def _largest(record: _Record, role: str) -> float:
+    """Most that a process of a role held. [MiB]"""
+    return round(max(mib for _, owner, _, mib in record.memory if owner == role), 1)
 
 
 def _plot(record: _Record, path: Path) -> None:
