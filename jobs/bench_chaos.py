@@ -152,8 +152,8 @@ def _watch(record: _Record, stop: threading.Event, began: float) -> None:
         record.store.append((now, (total - ray.available_resources().get("object_store_memory", 0.0)) / 1024**2))
 
 
-def _growth(record: _Record, role: str) -> float:
-    """Slope of the memory of a role's processes after their first minutes, the median over processes. [MiB an hour]"""
+def _growth(record: _Record, role: str) -> float | None:
+    """Median slope of the memory of a role's processes after their first minutes; None: they lived too briefly. [MiB an hour]"""
     processes: dict[int, list[tuple[float, float]]] = {}
     for when, owner, process, mib in record.memory:
         if owner == role:
@@ -163,7 +163,7 @@ def _growth(record: _Record, role: str) -> float:
         late = [(when, mib) for when, mib in seen if when - seen[0][0] > 60 * _FIRST_MINUTES]
         if late and late[-1][0] - late[0][0] > 60 * _FIRST_MINUTES:
             slopes.append(statistics.linear_regression(*zip(*late, strict=True)).slope * 3600)
-    return round(statistics.median(slopes), 1) if slopes else float("nan")
+    return round(statistics.median(slopes), 1) if slopes else None
 
 
 def _largest(record: _Record, role: str) -> float:
