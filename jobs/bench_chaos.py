@@ -153,7 +153,7 @@ def _watch(record: _Record, stop: threading.Event, began: float) -> None:
 
 
 def _growth(record: _Record, role: str) -> float | None:
-    """Median slope of the memory of a role's processes after their first minutes; None: they lived too briefly. [MiB an hour]"""
+    """Median slope of memory of a role's processes after their first minutes; None: they lived too briefly. [MiB an hour]"""
     processes: dict[int, list[tuple[float, float]]] = {}
     for when, owner, process, mib in record.memory:
         if owner == role:
