@@ -75,8 +75,6 @@ def run(argv: list[str]) -> dict[str, Any]:
         weights = [d / "adapter" / "adapter_model.safetensors" for d in (calm, chaos)]
         equal = weights[0].read_bytes() == weights[1].read_bytes()
         losses = [[row["loss"] for row in read_jsonl(d / "metrics.jsonl")] for d in (calm, chaos)]
-    if options.record:
-        options.record.write_text(json.dumps({"undisturbed": asdict(undisturbed), "chaos": asdict(record)}))
     if options.plot:
         _plot(record, options.plot)
     roles = (*_ROLES.values(), "driver")
@@ -111,6 +109,9 @@ def _recorded(options: argparse.Namespace, *, kills: bool) -> Iterator[_Record]:
         for thread in threads:
             thread.join()
         record.seconds = time.monotonic() - began
+        if kills and options.record:
+            # Kept even where the run failed.
+            options.record.write_text(json.dumps(asdict(record)))
 
 
 def _members() -> list[tuple[str, Any]]:
