@@ -14,42 +14,31 @@ from vcrd_ray.errors import ScheduleError, StoppedError, VcrdError
 _LOOK_S = 0.2
 
 
-class PoolStart:
-    """The driver's side: waits for pools in a thread and leaves a note when they can be asked, or why they cannot."""
+@contextmanager
+def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: Notes, *, timeout_s: float) -> Iterator[None]:
+    """The driver's side: bring the pools up while the block runs, and end them behind it.
 
-    def __init__(self, pools: Sequence[Pool], judge: Pool | None, notes: Notes, *, timeout_s: float) -> None:
-        """Begin. `judge`: the pool among them whose identity ranks must know."""
-        self._pools, self._judge, self._notes, self._timeout_s = pools, judge, notes, timeout_s
-        self.over = False
-        """Whether the note is left."""
-        self._thread = threading.Thread(target=self._wait, daemon=True)
-        self._thread.start()
+    A note is left when they can be asked, or why they cannot. `judge`: the pool among them whose identity ranks must know.
+    """
 
-    def _wait(self) -> None:
+    def wait() -> None:
         try:
-            for pool in self._pools:
-                pool.wait_ready(self._timeout_s)
-            said = {"judge": None if self._judge is None else judge_fingerprint(self._judge)}
+            for pool in pools:
+                pool.wait_ready(timeout_s)
+            said = {"judge": None if judge is None else judge_fingerprint(judge)}
         except Exception as error:
             said = {"error": str(error) if isinstance(error, VcrdError) else f"{type(error).__name__}: {error}"}
-        self._notes.leave("pools", said)
-        self.over = True
+        notes.leave("pools", said)
 
-    def join(self) -> None:
-        """Wait for the thread. Behind the pools' end, which ends it too."""
-        self._thread.join()
-
-
-@contextmanager
-def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: Notes, *, timeout_s: float) -> Iterator[PoolStart]:
-    """Bring the pools up while the block runs, and end them behind it."""
-    start = PoolStart(pools, judge, notes, timeout_s=timeout_s)
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
     try:
-        yield start
+        yield
     finally:
+        # Their end is the thread's end too.
         for pool in pools:
             pool.stop()
-        start.join()
+        thread.join()
 
 
 def await_pools(notes: Notes) -> str | None:

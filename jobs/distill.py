@@ -78,8 +78,8 @@ def run(config: Config, *, name: str = "distill") -> Path:
             notes, timeout_s = told["notes"], config.cluster.start_timeout_s
             # All are asked for at once: nodes for them come, and models load, side by side.
             with (
-                pools_beside(pools, judge, notes, timeout_s=timeout_s) as start,
-                explain_waiting(config, pools_too=lambda: start.over),
+                pools_beside(pools, judge, notes, timeout_s=timeout_s),
+                explain_waiting(config, pools_too=lambda: notes.read("pools") is not None),
             ):
                 job = RankJob(
                     config=config,
