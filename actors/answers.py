@@ -16,12 +16,12 @@ import ray
 import torch
 
 from actors.placement import actor_options, role_resources
-from actors.pools import Pool
+from actors.pools.pool import Pool
 from vcrd_ray.config import Config, SamplingSection
 from vcrd_ray.evaluation.answers import Answer
 from vcrd_ray.evaluation.harness import Harness
-from vcrd_ray.models import device_for
-from vcrd_ray.runs import read_jsonl, write_text
+from vcrd_ray.models.checkpoint_files import device_for
+from vcrd_ray.runs.files import read_jsonl, write_text
 from vcrd_ray.types import Prompt, Rollout
 
 

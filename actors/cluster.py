@@ -12,9 +12,9 @@ from pathlib import Path
 import ray
 
 from actors.placement import local_cluster_resources
-from actors.timeline import VARIABLE
+from actors.ranks.timeline import VARIABLE
 from vcrd_ray.config import Config
-from vcrd_ray.logs import RUN_VARIABLE
+from vcrd_ray.runs.logs import RUN_VARIABLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _GIB = 1024**3

@@ -14,15 +14,15 @@ import ray.data
 import torch
 
 from actors.placement import role_resources
-from actors.pools import engine_pool
+from actors.pools.pool import engine_pool
 from vcrd_ray.config import Config, SamplingSection, TeacherSection
+from vcrd_ray.data.final_answers import is_correct
 from vcrd_ray.data.manifest import PartTotals
 from vcrd_ray.data.rollouts import part_path, write_block
 from vcrd_ray.engines.loading import load_engine
-from vcrd_ray.models import load_tokenizer, resolve_model
-from vcrd_ray.runs import write_text
-from vcrd_ray.storage import Store
-from vcrd_ray.tasks.answers import is_correct
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
+from vcrd_ray.runs.files import write_text
+from vcrd_ray.runs.storage import Store
 from vcrd_ray.types import Prompt, Rollout
 
 

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 
-from actors.pool_requests import Tag
+from actors.pools.requests import Tag
 from vcrd_ray.config import Config, SamplingSection, TeacherSection
 from vcrd_ray.engines import Use, VersionedEngine
 from vcrd_ray.engines.loading import load_engine, load_versioned_engine
 from vcrd_ray.judges import Judge
+from vcrd_ray.judges.batching import MergingJudge
 from vcrd_ray.judges.cache import open_score_cache
-from vcrd_ray.judges.merging import MergingJudge
-from vcrd_ray.judging import judge_request
-from vcrd_ray.logs import log_as
-from vcrd_ray.refresh.orders import ResponseOrder, VersionRef, Written
-from vcrd_ray.refresh.versions import bring_version
-from vcrd_ray.refresh.writer import ResponseWriter, WriterSettings
-from vcrd_ray.storage import Store
+from vcrd_ray.judges.requests import judge_request
+from vcrd_ray.runs.logs import log_as
+from vcrd_ray.runs.storage import Store
+from vcrd_ray.training.on_policy.policy_versions import bring_version
+from vcrd_ray.training.on_policy.requests import ResponseOrder, VersionRef, Written
+from vcrd_ray.training.on_policy.writer import ResponseWriter, WriterSettings
 from vcrd_ray.types import (
     IntArray,
     JudgeRequest,

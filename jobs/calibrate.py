@@ -22,13 +22,14 @@ from jobs.common import StageProgress, print_dry_run
 from jobs.distill import rollouts_directory
 from vcrd_ray.config import Config, ModelJudge
 from vcrd_ray.errors import ConfigError, DataError, ModelError
-from vcrd_ray.runs import versions, write_json
+from vcrd_ray.runs.directory import versions
+from vcrd_ray.runs.files import write_json
 
 if TYPE_CHECKING:
-    from vcrd_ray.analysis.calibration import CalibrationReport, Method
-    from vcrd_ray.analysis.run_data import CheckedResponse
     from vcrd_ray.data.processbench import BenchFigures
     from vcrd_ray.judges import Judge
+    from vcrd_ray.report.calibration import CalibrationReport, Method
+    from vcrd_ray.report.run_data import CheckedResponse
     from vcrd_ray.types import FloatArray
 
 SECTIONS = ("run", "world", "student", "judge")
@@ -40,7 +41,7 @@ def check(config: Config, others: Sequence[Config], files: Sequence[Path], *, fe
     """Everything that can be refused before a model is loaded."""
     from vcrd_ray.data.rollouts import read_manifest
     from vcrd_ray.judges.loading import check_judge_tokenizer
-    from vcrd_ray.models import must_be_fetched
+    from vcrd_ray.models.checkpoint_files import must_be_fetched
 
     for file in files:
         if not file.is_file():
@@ -74,10 +75,10 @@ def run(
     """Measure and fit on the run's rollouts, with a judge that is loaded already or the config's; writes calibration.json."""
     import numpy as np
 
-    from vcrd_ray.analysis.calibration import CalibrationReport, OtherJudge, Reads, agreement, calibrate
-    from vcrd_ray.analysis.run_data import read_checked
     from vcrd_ray.judges.calibrated import NOT_TEXT, StepPositions
-    from vcrd_ray.models import load_tokenizer, resolve_model
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
+    from vcrd_ray.report.calibration import CalibrationReport, OtherJudge, Reads, agreement, calibrate
+    from vcrd_ray.report.run_data import read_checked
 
     tokenizer = load_tokenizer(resolve_model(config.student.path))
     directory = rollouts_directory(config)
@@ -196,7 +197,7 @@ def show(report: CalibrationReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vcrd_ray.analysis.calibration import extrapolation, verdict
+    from vcrd_ray.report.calibration import extrapolation, verdict
 
     title = f"{report.calibration.family} judge on {report.num_responses} responses, {report.num_right} of them right"
     table = Table(title=title)

@@ -15,9 +15,9 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vcrd_ray.analysis.live import wait_share
 from vcrd_ray.config import Config, ModelJudge, Prompts
-from vcrd_ray.storage import Store
+from vcrd_ray.report.live import wait_share
+from vcrd_ray.runs.storage import Store
 
 _PLAIN_INTERVAL_S = 5.0
 _POLL_S = 0.5
@@ -50,7 +50,7 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
     from vcrd_ray.judges.calibrated import read_calibration
     from vcrd_ray.judges.compatibility import check_same_vocabulary
     from vcrd_ray.judges.loading import check_judge_tokenizer
-    from vcrd_ray.models import load_tokenizer, must_be_fetched, resolve_model
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
 
     judge_path = config.judge.path if isinstance(config.judge, ModelJudge) else ""
     judge = judge and config.distill.objective.needs_judge
@@ -154,8 +154,8 @@ def follow_training(stage: str, config: Config) -> Iterator[dict[str, Any]]:
     Yields:
         What ranks must be told for that: keyword arguments of `RankJob`.
     """
-    from actors.notes import Notes
-    from actors.stopping import stop_on_sigterm
+    from actors.ranks.notes import Notes
+    from actors.ranks.stopping import stop_on_sigterm
 
     stop, notes = threading.Event(), Notes()
     with StageProgress(stage, 0, "updates") as progress, stop_on_sigterm(notes):

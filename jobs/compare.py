@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jobs.cli import run_main
 from vcrd_ray.evaluation.comparison import SetComparison, compare_evaluations
-from vcrd_ray.runs import write_text
+from vcrd_ray.runs.files import write_text
 
 _SHOWN = 200
 """Changed questions of one set and metric that the page shows."""

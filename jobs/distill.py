@@ -14,10 +14,10 @@ from pathlib import Path
 from jobs.cli import load_config, run_main
 from jobs.common import check_models, check_prompts, follow_training, print_dry_run, push_report
 from vcrd_ray.config import Config
-from vcrd_ray.methods import METHODS, with_method
-from vcrd_ray.runs import RunDirectory
-from vcrd_ray.storage import Store, here, is_remote
-from vcrd_ray.tracking import check_trackers
+from vcrd_ray.config.methods import METHODS, with_method
+from vcrd_ray.runs.directory import RunDirectory
+from vcrd_ray.runs.storage import Store, here, is_remote
+from vcrd_ray.runs.tracking import check_trackers
 
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "prompt", "rollouts", "distill")
 
@@ -46,7 +46,7 @@ def check(config: Config, *, fetch: bool = True) -> None:
 def check_rollouts(config: Config) -> None:
     """Refuse rollouts that are missing, or that another teacher or tokenizer made."""
     from vcrd_ray.data.rollouts import check_manifest
-    from vcrd_ray.models import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
     check_manifest(
         rollouts_directory(config),
@@ -60,12 +60,12 @@ def check_rollouts(config: Config) -> None:
 def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
-    from actors.pending import explain_waiting
-    from actors.pools import judge_pool, rollout_pool, teacher_pool
-    from actors.rank import DONE_FILE, RankJob
-    from actors.startup import pools_beside
-    from actors.student_group import is_finished, train, warn_of_set_aside
-    from actors.timeline import write_timeline
+    from actors.placement_wait import explain_waiting
+    from actors.pools.pool import judge_pool, rollout_pool, teacher_pool
+    from actors.pools.startup import pools_beside
+    from actors.ranks.group import is_finished, train, warn_of_set_aside
+    from actors.ranks.timeline import write_timeline
+    from actors.ranks.worker import DONE_FILE, RankJob
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
         if is_finished(directory.path):
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
         print_dry_run(config, SECTIONS, actors=True)
         return 0
     directory = run(config)
-    from vcrd_ray.analysis.report import write_report
+    from vcrd_ray.report.page import write_report
 
     print(directory)
     print(write_report(config.run.dir))

@@ -24,7 +24,8 @@ from jobs.common import StageProgress, check_prompts, print_dry_run
 from jobs.suites import SUITES, harness_tasks, make_benchmarks, run_harness, run_suites
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy, accuracy
-from vcrd_ray.runs import RunDirectory, write_json
+from vcrd_ray.runs.directory import RunDirectory
+from vcrd_ray.runs.files import write_json
 
 if TYPE_CHECKING:
     from vcrd_ray.evaluation.results import Backend, BenchmarkFigures
@@ -35,7 +36,7 @@ SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.models import load_tokenizer, must_be_fetched, resolve_model
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
 
     check_prompts(config.evaluate.prompts, fetch=fetch)
     model = config.evaluate.model or config.student.path
@@ -48,7 +49,7 @@ def run(config: Config, *, label: str) -> Accuracy:
     from actors.cluster import ray_cluster
     from actors.generation import answer_prompts
     from vcrd_ray.data.problems import read_problems, tokenize_prompts, write_rejects
-    from vcrd_ray.models import load_tokenizer, resolve_model
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
     model = config.evaluate.model or config.student.path
     resolved = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})

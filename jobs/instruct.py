@@ -21,10 +21,10 @@ from jobs.common import StageProgress
 from jobs.suites import num_positions
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError, DataError
-from vcrd_ray.runs import write_json, write_text
+from vcrd_ray.runs.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from actors.pools import Pool
+    from actors.pools.pool import Pool
     from vcrd_ray.evaluation.instruct.figures import PairwiseFigures
     from vcrd_ray.evaluation.instruct.pairwise import ChatJudge
     from vcrd_ray.evaluation.instruct.prompts import JudgePrompt, Messages, Pair
@@ -99,10 +99,10 @@ def read_sets(config: Config) -> list[Questions]:
 def run_instruct(config: Config, model: str, folder: Path) -> dict[str, PairwiseFigures]:
     """Win rates of a checkpoint; answers and replies that are there are not asked for again."""
     from actors.cluster import ray_cluster
-    from actors.pools import engine_pool
+    from actors.pools.pool import engine_pool
     from vcrd_ray.evaluation.instruct.client import ChatClient
     from vcrd_ray.evaluation.instruct.replies import ReplyCache
-    from vcrd_ray.models import load_tokenizer, resolve_model
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
     section, sets = config.evaluate.instruct, read_sets(config)
     tokenizer = load_tokenizer(resolve_model(model))

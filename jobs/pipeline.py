@@ -20,12 +20,12 @@ from rich.table import Table
 from jobs import calibrate, distill, evaluate, rollouts, sft
 from jobs.cli import load_config, run_main
 from jobs.common import model_location, print_dry_run, push_report
-from vcrd_ray.analysis.live import wait_share
 from vcrd_ray.config import Config
+from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.statistics import Accuracy
-from vcrd_ray.methods import METHODS, with_method
-from vcrd_ray.runs import read_jsonl, write_json
+from vcrd_ray.report.live import wait_share
+from vcrd_ray.runs.files import read_jsonl, write_json
 
 T = TypeVar("T")
 _DEMO_CALIBRATION = 400
@@ -57,7 +57,7 @@ def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:
 def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> dict[str, Any]:
     """All stages in order; what stands in summary.json."""
     from actors.cluster import ray_cluster
-    from vcrd_ray.analysis.report import write_report
+    from vcrd_ray.report.page import write_report
 
     wall: dict[str, float] = {}
     results: dict[str, Accuracy] = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_models, check_prompts, print_dry_run
 from vcrd_ray.config import Config
-from vcrd_ray.runs import RunDirectory
+from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.types import Prompt
 
 SECTIONS = ("run", "cluster", "world", "prompt", "student", "teacher", "rollouts")
@@ -32,7 +32,7 @@ def run(config: Config) -> Path:
     from vcrd_ray.data.manifest import Manifest, ids_digest, prompts_digest, with_samples
     from vcrd_ray.data.problems import count_rejects, read_prompts, template_fingerprint, write_rejects
     from vcrd_ray.data.rollouts import TIMING, open_rollouts, write_timing
-    from vcrd_ray.models import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
     section = config.rollouts
     with RunDirectory(config.run.dir, "rollouts", config, sections=SECTIONS) as directory:

@@ -23,7 +23,8 @@ from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_models, print_dry_run
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError, DataError
-from vcrd_ray.runs import RunDirectory, versions, write_json
+from vcrd_ray.runs.directory import RunDirectory, versions
+from vcrd_ray.runs.files import write_json
 
 if TYPE_CHECKING:
     from vcrd_ray.data.problems import Reject
@@ -49,7 +50,7 @@ def source_directory(config: Config) -> Path:
 def check(config: Config, directories: Sequence[Path], *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     from vcrd_ray.data.rollouts import check_manifest, read_manifest
-    from vcrd_ray.models import (
+    from vcrd_ray.models.checkpoint_files import (
         load_tokenizer,
         model_fingerprint,
         must_be_fetched,
@@ -74,7 +75,7 @@ def run(config: Config) -> dict[str, Any]:
     """Select (or finish an interrupted selection) in RUN/select-SCORE; what stands in summary.json."""
     from vcrd_ray.data.problems import write_rejects
     from vcrd_ray.data.rollouts import read_manifest
-    from vcrd_ray.models import model_fingerprint, resolve_model
+    from vcrd_ray.models.checkpoint_files import model_fingerprint, resolve_model
     from vcrd_ray.selection.choose import Selection, choose, open_selection, write_scores, write_selected
     from vcrd_ray.selection.scores import LOWER_IS_BETTER
     from vcrd_ray.selection.scoring import Scoring

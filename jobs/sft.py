@@ -10,8 +10,8 @@ from __future__ import annotations
 from jobs.cli import load_config, run_main
 from jobs.common import check_models, check_prompts, follow_training, model_location, print_dry_run
 from vcrd_ray.config import Config
-from vcrd_ray.runs import RunDirectory
-from vcrd_ray.tracking import check_trackers
+from vcrd_ray.runs.directory import RunDirectory
+from vcrd_ray.runs.tracking import check_trackers
 
 SECTIONS = ("run", "cluster", "world", "prompt", "student", "sft")
 
@@ -26,8 +26,8 @@ def check(config: Config, *, fetch: bool = True) -> None:
 def run(config: Config) -> str:
     """Fine-tune (or finish an interrupted run); where the exported model is."""
     from actors.cluster import ray_cluster
-    from actors.rank import DONE_FILE, RankJob
-    from actors.student_group import is_finished, train
+    from actors.ranks.group import is_finished, train
+    from actors.ranks.worker import DONE_FILE, RankJob
 
     with RunDirectory(config.run.dir, "sft", config, sections=SECTIONS) as directory:
         if not is_finished(directory.path):

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from jobs.common import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
-from vcrd_ray.runs import read_jsonl, write_json, write_text
+from vcrd_ray.runs.files import read_jsonl, write_json, write_text
 
 if TYPE_CHECKING:
-    from actors.pools import Pool
+    from actors.pools.pool import Pool
     from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
     from vcrd_ray.evaluation.harness import HarnessTask
     from vcrd_ray.evaluation.results import Backend, BenchmarkFigures
@@ -90,9 +90,9 @@ def make_benchmarks(config: Config, suites: Sequence[Suite]) -> list[_Running]:
 def run_suites(config: Config, model: str, suites: Sequence[Suite], folder: Path) -> list[BenchmarkFigures]:
     """Evaluate a checkpoint; finished batches and verdicts in `folder` are not repeated."""
     from actors.cluster import ray_cluster
-    from actors.pools import engine_pool
+    from actors.pools.pool import engine_pool
     from vcrd_ray.evaluation.results import harness_results, summarize, write_results
-    from vcrd_ray.models import load_tokenizer, resolve_model
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
     _check_backend(folder, "own")
     running = make_benchmarks(config, suites)
@@ -295,7 +295,7 @@ def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def num_positions(config: Config, model: str) -> int:
     """Longest prompt plus response."""
-    from vcrd_ray.models import resolve_model
+    from vcrd_ray.models.checkpoint_files import resolve_model
 
     content = json.loads((resolve_model(model) / "config.json").read_text(encoding="utf-8"))
     positions = int(content.get("max_position_embeddings", 2**31))

@@ -26,9 +26,9 @@ from rich.table import Table
 
 from jobs.cli import load_config, run_main
 from vcrd_ray.config import Config
+from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.errors import ConfigError
-from vcrd_ray.methods import METHODS, with_method
-from vcrd_ray.runs import write_json
+from vcrd_ray.runs.files import write_json
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tables.yaml"
 REFERENCE = "vcrd"
@@ -92,7 +92,7 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def run_tiny(config: Config, *, settings: Sequence[str], methods: Sequence[str], seeds: int, workers: int) -> Path:
     """Train all cells in `workers` processes; the directory of the results."""
-    from vcrd_ray.analysis.trial import run_trial
+    from vcrd_ray.report.trial import run_trial
 
     root = config.run.dir / "tables"
     cells = [(setting, seed) for seed in range(seeds) for setting in settings]
@@ -114,8 +114,8 @@ def tiny_table(root: Path, setting: str, methods: Sequence[str], seeds: int) -> 
     """The rows of one setting's table, best first."""
     from dataclasses import asdict
 
-    from vcrd_ray.analysis.comparison import compare
-    from vcrd_ray.analysis.trial import FINE_TUNED
+    from vcrd_ray.report.comparison import compare
+    from vcrd_ray.report.trial import FINE_TUNED
 
     values: dict[str, dict[int, float]] = {}
     seconds: dict[str, list[float]] = {}

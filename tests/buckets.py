@@ -13,7 +13,7 @@ from moto.backends import get_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from vcrd_ray.storage import Store
+from vcrd_ray.runs.storage import Store
 
 _BUCKET = "bucket"
 

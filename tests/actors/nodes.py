@@ -26,7 +26,7 @@ from ray._private.state import GlobalState
 from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]
 
 from vcrd_ray.config import Config
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 _RUN = (

@@ -20,7 +20,7 @@ from tests.actors.conftest import SMALL, make_config
 from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
 from vcrd_ray.config import Config, DistillSection
 from vcrd_ray.errors import VcrdError
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 NUM_PAIRS = 24
@@ -74,15 +74,15 @@ def test_training_changes_the_student_and_leaves_a_complete_run_directory(refere
 
 
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
-    from vcrd_ray.backends import TorchBackend
-    from vcrd_ray.batches import Batches
     from vcrd_ray.config import StudentSection, TeacherSection, ValueHeadJudgeSection
-    from vcrd_ray.distill import Distiller, JudgeBounds, teacher_request
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
-    from vcrd_ray.models import load_head, resolve_model
-    from vcrd_ray.signals import LocalSignals
-    from vcrd_ray.student import Student
+    from vcrd_ray.models.backend import TorchBackend
+    from vcrd_ray.models.checkpoint_files import load_head, resolve_model
+    from vcrd_ray.models.student import Student
+    from vcrd_ray.training.batches import Batches
+    from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
+    from vcrd_ray.training.signals import LocalSignals
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

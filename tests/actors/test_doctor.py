@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from actors.cluster import worker_environment
 from actors.probes import Silence, on_nodes
-from jobs import doctor
+from jobs.ops import doctor
 from vcrd_ray.config import Config
 from vcrd_ray.planning.health import Finding
 

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 import ray
 
-from actors.gauges import Gauges
+from actors.ranks.gauges import Gauges
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.pools import Pool
+from actors.pools.pool import Pool
 from jobs import distill
 from tests.actors.conftest import make_config
 from tests.conftest import write_rollouts
-from vcrd_ray.methods import with_method
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.config.methods import with_method
+from vcrd_ray.runs.files import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 SHORT = {"num_updates": 3, "checkpoint_every": 1}

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.notes import Notes
-from actors.pools import judge_pool, teacher_pool
-from actors.rank import RankJob
-from actors.startup import pools_beside
-from actors.student_group import train
+from actors.pools.pool import judge_pool, teacher_pool
+from actors.pools.startup import pools_beside
+from actors.ranks.group import train
+from actors.ranks.notes import Notes
+from actors.ranks.worker import RankJob
 from tests.actors.conftest import make_config
 from tests.conftest import write_rollouts
 from vcrd_ray.config import Config
@@ -22,7 +22,7 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.planning.estimate import read_shapes
 from vcrd_ray.planning.rates import measured_times
 from vcrd_ray.planning.simulate import Sizes, simulate
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.types import JudgeRequest, JudgeScores
 
 pytestmark = [

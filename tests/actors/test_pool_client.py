@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.pool_client import Part, PoolClient
-from actors.pool_requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
-from actors.pools import Pool, judge_pool
-from actors.remote_signals import RemoteSignals, _RemoteScores
-from actors.student_group import warn_of_set_aside
+from actors.pools.client import Part, PoolClient
+from actors.pools.futures import RemoteSignals, _RemoteScores
+from actors.pools.pool import Pool, judge_pool
+from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.ranks.group import warn_of_set_aside
 from tests.actors.conftest import make_config
 from tests.conftest import make_pairs
 from vcrd_ray.errors import JudgeError, ScheduleError
 from vcrd_ray.judges import JudgeProfile
-from vcrd_ray.schedule import Action, plan
-from vcrd_ray.signals import Pending, Ready
+from vcrd_ray.method.schedule import Action, plan
+from vcrd_ray.training.signals import Pending, Ready
 from vcrd_ray.types import JudgeRequest, JudgeScores, PairBatch, RolloutPair, TeacherRequest
 
 

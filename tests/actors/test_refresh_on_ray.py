@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from actors import pools
+from actors.pools import pool as pools
 from jobs import distill
 from tests.actors.conftest import make_config
 from tests.actors.test_distill_on_ray import assert_bitwise, kill_roles, losses
@@ -20,7 +20,7 @@ from tests.conftest import write_rollouts
 from vcrd_ray.config import Config
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import SyncError
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 REFRESH = {"every": 2, "ahead": 1, "replicas": 2}

@@ -23,7 +23,7 @@ from vcrd_ray.data.manifest import with_samples
 from vcrd_ray.data.problems import read_problems, read_prompts
 from vcrd_ray.data.rollouts import part_path, read_manifest, read_pairs
 from vcrd_ray.engines.hf import HFEngine
-from vcrd_ray.models import load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import Prompt, Rollout
 

@@ -7,13 +7,13 @@ import torch
 
 from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.config import ValueHeadJudgeSection
-from vcrd_ray.divergences import SkewedKL, SkewedReverseKL
 from vcrd_ray.engines.hf import HFEngine
-from vcrd_ray.fused import HiddenTeacher, fused_divergence
 from vcrd_ray.judges.loading import load_judge
-from vcrd_ray.judging import judge_request
+from vcrd_ray.judges.requests import judge_request
+from vcrd_ray.method.divergences import SkewedKL, SkewedReverseKL
+from vcrd_ray.method.fused import HiddenTeacher, fused_divergence
+from vcrd_ray.models.wire import from_wire
 from vcrd_ray.types import PairBatch, RolloutPair, TeacherRequest
-from vcrd_ray.wire import from_wire
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vcrd_ray.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL
-from vcrd_ray.fused import kernels
+from vcrd_ray.method.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL
+from vcrd_ray.method.fused import kernels
 
 pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -12,8 +12,8 @@ from jobs.cli import load_config
 from tests.conftest import write_rollouts
 from vcrd_ray.config import Config
 from vcrd_ray.errors import DataError, ModelError, RunDirectoryError
-from vcrd_ray.models import resolve_model
-from vcrd_ray.runs import RunDirectory
+from vcrd_ray.models.checkpoint_files import resolve_model
+from vcrd_ray.runs.directory import RunDirectory
 
 
 def config(tmp_path: Path, *argv: str) -> Config:

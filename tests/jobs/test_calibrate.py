@@ -13,12 +13,12 @@ import pytest
 
 from jobs import calibrate
 from tests.conftest import make_pairs, write_rollouts
-from vcrd_ray.analysis.report import write_report
 from vcrd_ray.config import ValueHeadJudgeSection
 from vcrd_ray.data.rollouts import SCHEMA, part_path
 from vcrd_ray.errors import ConfigError, DataError, ModelError
 from vcrd_ray.judges.loading import load_judge
-from vcrd_ray.models import load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
+from vcrd_ray.report.page import write_report
 from vcrd_ray.types import JudgeRequest
 
 STUDENT = "tiny:student-base"

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.jobs.conftest import kill_job, run, start
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ import yaml
 
 from tests.jobs.conftest import kill_job, run, start
 from vcrd_ray.config import TinyPrompts
+from vcrd_ray.data.final_answers import final_answer
 from vcrd_ray.data.problems import read_problems
-from vcrd_ray.runs import read_jsonl
-from vcrd_ray.tasks.answers import final_answer
+from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.tiny.world import WorldConfig
 
 pytestmark = pytest.mark.slow

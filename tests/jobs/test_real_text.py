@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.jobs.conftest import ROOT, run
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"

@@ -12,7 +12,7 @@ from jobs import evaluate, rollouts, sft
 from jobs.cli import load_config
 from vcrd_ray.config import Config, MixPrompts
 from vcrd_ray.errors import ConfigError, DataError, RunDirectoryError
-from vcrd_ray.runs import RunDirectory
+from vcrd_ray.runs.directory import RunDirectory
 
 
 def written(folder: Path, rollouts: dict[str, object]) -> list[str]:

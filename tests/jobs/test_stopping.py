@@ -15,7 +15,7 @@ from jobs.cli import EXIT_CAN_GO_ON
 from tests.buckets import Bucket, bucket
 from tests.conftest import write_rollouts
 from tests.jobs.conftest import kill_job, run, start
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 __all__ = ["bucket"]
 pytestmark = pytest.mark.slow

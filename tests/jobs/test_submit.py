@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import write_rollouts
 from tests.jobs.heads import Head, free_ports, namespace_refusal, running_head
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 NOWHERE = "/nowhere/at/all"

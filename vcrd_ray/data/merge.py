@@ -24,7 +24,7 @@ from vcrd_ray.data.rollouts import (
 )
 from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs import read_jsonl, write_json
+from vcrd_ray.runs.files import read_jsonl, write_json
 
 _SAME = ("teacher", "student", "tokenizer", "template", "prompt", "sampling")
 

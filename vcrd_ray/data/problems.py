@@ -21,7 +21,7 @@ from vcrd_ray.config import MixPrompts, Prompts, PromptSection, RolloutsSection,
 from vcrd_ray.data.mixture import drop_duplicates, mix
 from vcrd_ray.data.sources import Problem, Reject, check_rows, read_rows
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs import write_text
+from vcrd_ray.runs.files import write_text
 from vcrd_ray.tiny.world import WorldConfig, make_problem, sample_solution
 from vcrd_ray.types import IntArray, Prompt
 

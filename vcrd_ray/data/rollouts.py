@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from vcrd_ray.data.manifest import Manifest, PartTotals, SideTotals, ids_digest, pair_id, split_pair_id
 from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs import write_json
+from vcrd_ray.runs.files import write_json
 from vcrd_ray.types import SIDES, Prompt, Rollout, RolloutPair
 
 __all__ = [

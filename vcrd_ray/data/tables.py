@@ -110,7 +110,7 @@ def _open_hf(section: HfPrompts) -> Rows:
 
 def on_hub(section: HfPrompts) -> bool:
     """Whether a data set is named as on the hub and is no folder here."""
-    from vcrd_ray.models import must_be_fetched
+    from vcrd_ray.models.checkpoint_files import must_be_fetched
 
     return must_be_fetched(section.path)
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcrd_ray.fused import head_logits
-from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
+from vcrd_ray.method.fused import head_logits
+from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
+from vcrd_ray.models.wire import to_wire
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, TeacherRequest, TeacherSignals
-from vcrd_ray.wire import to_wire
 
 _CHUNK_ROWS = 256
 """Rows whose logits exist at a time."""

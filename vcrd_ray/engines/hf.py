@@ -15,11 +15,11 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 
 from vcrd_ray.config import SamplingSection
 from vcrd_ray.engines.annotation import teacher_signals
-from vcrd_ray.engines.lengths import by_token_budget, check_lengths
 from vcrd_ray.errors import ModelError
-from vcrd_ray.models import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
-from vcrd_ray.sampling import sample_rows, stable_hash, uniforms
-from vcrd_ray.sequences import pad_left, response_batch
+from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
+from vcrd_ray.models.batching import pad_left, response_batch
+from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
+from vcrd_ray.models.packing import by_token_budget, check_lengths
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vcrd_ray.config import LoraSection, RefreshSection, StudentSection, TeacherSection
 from vcrd_ray.engines import Engine, Use, VersionedEngine
-from vcrd_ray.models import device_for
+from vcrd_ray.models.checkpoint_files import device_for
 
 
 def load_engine(section: TeacherSection, path: str, *, use: Use) -> Engine:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.answers import Answer, Graded
 from vcrd_ray.evaluation.statistics import PairedDifference, paired_difference
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)

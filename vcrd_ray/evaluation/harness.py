@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vcrd_ray.config.evaluate import HarnessSection
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.answers import Answer, Graded
-from vcrd_ray.models import resolve_model
+from vcrd_ray.models.checkpoint_files import resolve_model
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.tree import PackedTrees
+from vcrd_ray.judges.packed_trees import PackedTrees
 
 _MOST_LENGTHS = 64
 TREE_ATTENTION = "vcrd_trees"

@@ -1,7 +1,7 @@
 """A judge whose logits are mapped to measured shares of right answers, by where in a response they are read.
 
 Owns the classes of read positions, the maps and the file format. Knows nothing of how maps are fitted (that is
-vcrd_ray/analysis/calibration.py), nor of Ray.
+vcrd_ray/report/calibration.py), nor of Ray.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import Judge, JudgeProfile
-from vcrd_ray.models import special_ids, token_ids_with
+from vcrd_ray.models.checkpoint_files import special_ids, token_ids_with
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import MODEL_MAPPING, AutoConfig
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.models import load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 
 _HARMLESS = ("rotary_emb.inv_freq",)
 """Endings of tensors that older checkpoints carry and the config determines."""

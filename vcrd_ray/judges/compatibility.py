@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.models import special_ids
+from vcrd_ray.models.checkpoint_files import special_ids
 
 
 def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, judge_tokenizer: PreTrainedTokenizerBase) -> None:

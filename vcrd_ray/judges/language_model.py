@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.checkpoint import build_backbone, check_readable, read_model_config, read_tensors, take_tensor
-from vcrd_ray.sequences import pad_right
+from vcrd_ray.models.batching import pad_right
 from vcrd_ray.types import IntArray
 
 _RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")

@@ -15,7 +15,7 @@ from vcrd_ray.config import (
 from vcrd_ray.config import Judge as JudgeSection
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.compatibility import check_same_vocabulary
-from vcrd_ray.models import device_for, load_tokenizer, resolve_model, special_ids
+from vcrd_ray.models.checkpoint_files import device_for, load_tokenizer, resolve_model, special_ids
 
 
 def load_judge(section: JudgeSection, *, policy: str) -> Judge:

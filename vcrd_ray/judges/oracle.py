@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import DataError
 from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.judges.packed_trees import leaf_positions
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
 from vcrd_ray.tiny.world import Problem, parse_question
-from vcrd_ray.tree import leaf_positions
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.checkpoint import check_readable
+from vcrd_ray.judges.packed_trees import Tree, batches_within_budget, pack, rows_within_budget
 from vcrd_ray.judges.self_check import largest_difference
-from vcrd_ray.sequences import pad_right
-from vcrd_ray.tree import Tree, batches_within_budget, pack, rows_within_budget
+from vcrd_ray.models.batching import pad_right
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 _BRANCHY = 0.6

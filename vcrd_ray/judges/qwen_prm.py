@@ -28,8 +28,8 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
 from vcrd_ray.judges.packed import PackedJudge
-from vcrd_ray.models import load_tokenizer, special_ids, token_ids_with, tokenizer_fingerprint
-from vcrd_ray.tree import BoolArray, Tree, leaf_positions
+from vcrd_ray.judges.packed_trees import BoolArray, Tree, leaf_positions
+from vcrd_ray.models.checkpoint_files import load_tokenizer, special_ids, token_ids_with, tokenizer_fingerprint
 from vcrd_ray.types import IntArray, StepSolution
 
 _NEEDED_BY = "a two-label judge (Qwen2.5-Math-PRM layout) needs score.0 [d, d] and score.2 [2, d] with their biases"

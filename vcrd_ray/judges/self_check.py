@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vcrd_ray.tree import BoolArray
+from vcrd_ray.judges.packed_trees import BoolArray
 from vcrd_ray.types import FloatArray, JudgeScores
 
 

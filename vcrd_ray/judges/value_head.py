@@ -24,8 +24,8 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
 from vcrd_ray.judges.packed import PackedJudge
-from vcrd_ray.models import load_tokenizer
-from vcrd_ray.tree import Tree, leaf_positions
+from vcrd_ray.judges.packed_trees import Tree, leaf_positions
+from vcrd_ray.models.checkpoint_files import load_tokenizer
 from vcrd_ray.types import IntArray, StepSolution
 
 HEAD_WEIGHT, HEAD_BIAS = "v_head.summary.weight", "v_head.summary.bias"

@@ -17,7 +17,7 @@ from vcrd_ray.planning.placing import Bill, Offer, Placing, RoleAsk, bill, place
 from vcrd_ray.planning.rates import Shapes
 from vcrd_ray.planning.shapes import read_shape
 from vcrd_ray.planning.simulate import ServiceTimes, Simulated, Sizes, simulate
-from vcrd_ray.runs import read_jsonl
+from vcrd_ray.runs.files import read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)

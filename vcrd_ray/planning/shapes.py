@@ -100,7 +100,7 @@ def read_shape(path: str, section: PlanSection) -> ModelShape:
 
 def _config_file(path: str) -> Path | None:
     # Both are slow to import, and a plan of given or known sizes needs neither.
-    from vcrd_ray.models import is_on_hub, resolve_model
+    from vcrd_ray.models.checkpoint_files import is_on_hub, resolve_model
 
     if not is_on_hub(path):
         return resolve_model(path) / "config.json"

@@ -1,7 +1,7 @@
 """The real schedule on simulated servers: how long an update takes and how long ranks wait. Knows no models and no clock.
 
-Each rank carries out `vcrd_ray.schedule.plan`, as the update loop does. Teacher and judge replicas answer one request at a
-time in the order of arrival; a rank asks teachers in turn, and the judge that has fewest of its unfinished requests. Ranks
+Each rank carries out `vcrd_ray.method.schedule.plan`, as the update loop does. Teacher and judge replicas answer one request
+at a time in the order of arrival; a rank asks teachers in turn, and the judge that has fewest of its unfinished requests. Ranks
 meet at every step. Service times are drawn around their means, from a seed.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vcrd_ray.schedule import Action, plan
+from vcrd_ray.method.schedule import Action, plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ def model_here(path: str) -> tuple[str | None, str]:
     """(Fingerprint of the tokenizer, "") of a model that can be loaded here, or (None, why not)."""
     from transformers import AutoConfig
 
-    from vcrd_ray.models import is_on_hub, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models.checkpoint_files import is_on_hub, resolve_model, tokenizer_fingerprint
 
     try:
         AutoConfig.from_pretrained(path if is_on_hub(path) else str(resolve_model(path)), trust_remote_code=False)
@@ -48,7 +48,7 @@ def check_tokenizers(config: Config) -> list[Finding]:
 
 def _tokenizer_of(path: str) -> Any:
     """The tokenizer of a model; of one on the hub, only its files are fetched."""
-    from vcrd_ray.models import is_on_hub, load_tokenizer, resolve_model
+    from vcrd_ray.models.checkpoint_files import is_on_hub, load_tokenizer, resolve_model
 
     if not is_on_hub(path):
         return load_tokenizer(resolve_model(path))

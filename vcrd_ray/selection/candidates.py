@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vcrd_ray.data.final_answers import final_answer, is_correct
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.data.rollouts import check_manifest, read_manifest, read_parts
 from vcrd_ray.errors import DataError
-from vcrd_ray.models import tokenizer_fingerprint
+from vcrd_ray.models.checkpoint_files import tokenizer_fingerprint
 from vcrd_ray.selection.steps import StepSplitter
-from vcrd_ray.tasks.answers import final_answer, is_correct
 from vcrd_ray.types import IntArray, Side
 
 if TYPE_CHECKING:

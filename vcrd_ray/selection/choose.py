@@ -23,7 +23,7 @@ from vcrd_ray.config import SelectSection
 from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id
 from vcrd_ray.data.rollouts import open_rollouts, read_parts, write_part
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs import write_json
+from vcrd_ray.runs.files import write_json
 
 _SELECTION = "selection.json"
 _SCORES = pa.schema(

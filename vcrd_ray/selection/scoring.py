@@ -10,7 +10,7 @@ import torch
 from vcrd_ray.config import Config
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.errors import DataError
-from vcrd_ray.models import device_for, load_causal_lm, load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import device_for, load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.selection.candidates import Candidate, read_candidates
 from vcrd_ray.selection.scores import NEEDS_STEPS, ResponseScore, score_candidates
 from vcrd_ray.selection.steps import StepSplitter

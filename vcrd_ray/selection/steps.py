@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vcrd_ray.models import special_ids
+from vcrd_ray.models.checkpoint_files import special_ids
 from vcrd_ray.types import IntArray
 
 if TYPE_CHECKING:

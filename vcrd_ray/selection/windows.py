@@ -20,10 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.fused import fused_token_logp
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
+from vcrd_ray.judges.packed_trees import PackedTrees, Tree, batches_within_budget, pack, rows_within_budget
+from vcrd_ray.method.fused import fused_token_logp
 from vcrd_ray.selection.candidates import Candidate
-from vcrd_ray.tree import PackedTrees, Tree, batches_within_budget, pack, rows_within_budget
 from vcrd_ray.types import FloatArray, IntArray
 
 _CHECKED_DOCUMENTS = 4

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from vcrd_ray.config import PromptSection
 from vcrd_ray.data.problems import Problem, make_examples, prompt_ids, template_fingerprint, tokenize_prompts
 from vcrd_ray.errors import DataError
-from vcrd_ray.models import load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
 QUESTION = "Ann has 12 pens, gets 7."
 TEMPLATE = (

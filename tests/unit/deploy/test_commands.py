@@ -11,7 +11,7 @@ import pytest
 from jobs.cli import load_config
 from tests.unit.deploy.files import DEPLOY, KUBERAY, ROOT, everything, load
 from vcrd_ray.config import Config, HfPrompts
-from vcrd_ray.methods import METHODS
+from vcrd_ray.config.methods import METHODS
 
 
 def readme_command() -> str:

@@ -15,7 +15,7 @@ from ray._private import ray_constants
 
 from tests.unit.deploy.files import DASHBOARD, DEPLOY, ROOT, load
 from tests.unit.deploy.series import METRICS, RAY, REFRESH, STEP, TELEMETRY, WATCH
-from vcrd_ray.analysis.telemetry import Telemetry
+from vcrd_ray.training.telemetry import Telemetry
 
 ROWS = ["Training", "Validity weights", "Judge", "Waiting", "Rollouts during training", "Ray and the nodes"]
 BOARD: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def test_run_and_role_are_chosen_from_what_is_measured() -> None:
 
 def test_the_list_of_series_is_that_of_the_program() -> None:
     assert set(Telemetry.metrics(Telemetry().to_vector(), world_size=1)) == TELEMETRY
-    sources = ("vcrd_ray/analysis/telemetry.py", "vcrd_ray/distill.py", "actors/rank_log.py")
+    sources = ("vcrd_ray/training/telemetry.py", "vcrd_ray/training/distiller.py", "actors/ranks/log.py")
     text = "".join((ROOT / source).read_text(encoding="utf-8") for source in sources)
     assert {name for name in REFRESH | STEP | WATCH if f'"{name}"' not in text} == set()
 

@@ -19,10 +19,10 @@ from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines import Engine
 from vcrd_ray.engines.loading import load_engine
 from vcrd_ray.errors import DataError, ModelError
-from vcrd_ray.models import load_causal_lm, load_head, load_tokenizer, model_fingerprint, resolve_model
+from vcrd_ray.models.checkpoint_files import load_causal_lm, load_head, load_tokenizer, model_fingerprint, resolve_model
+from vcrd_ray.models.wire import from_wire
 from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import PairBatch, Prompt, Rollout, RolloutPair, TeacherRequest
-from vcrd_ray.wire import from_wire
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ from vcrd_ray.config import LoraSection, RefreshSection, SamplingSection, Studen
 from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.engines.loading import load_versioned_engine
-from vcrd_ray.models import load_causal_lm, load_tokenizer, resolve_model
-from vcrd_ray.student import Student
+from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
+from vcrd_ray.models.student import Student
 from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import FloatArray, IntArray, Prompt
 

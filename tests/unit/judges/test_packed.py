@@ -27,9 +27,9 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.packed import PackedJudge
+from vcrd_ray.judges.packed_trees import Tree
 from vcrd_ray.judges.qwen_prm import load_qwen_prm_judge
 from vcrd_ray.judges.value_head import load_value_head_judge
-from vcrd_ray.tree import Tree
 from vcrd_ray.types import JudgeRequest, JudgeScores
 
 Load = Callable[..., PackedJudge]

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 
 from vcrd_ray.config import Config, DType, LoraSection, PlanSection, ShapeSection
-from vcrd_ray.divergences import SkewedKL
 from vcrd_ray.errors import ModelError
-from vcrd_ray.fused import HiddenTeacher, fused_divergence
-from vcrd_ray.models import resolve_model
+from vcrd_ray.method.divergences import SkewedKL
+from vcrd_ray.method.fused import HiddenTeacher, fused_divergence
+from vcrd_ray.models.checkpoint_files import resolve_model
 from vcrd_ray.planning import memory
 from vcrd_ray.planning.known_models import KNOWN
 from vcrd_ray.planning.shapes import ModelShape, read_shape

@@ -25,9 +25,9 @@ def _kept_bytes(dtype: DType, lora: LoraSection | None, stages: list[int], port:
     import numpy as np
     import torch
 
-    from vcrd_ray.backends import DeepSpeedBackend, use_cpu_accelerator
-    from vcrd_ray.sequences import batch_responses
-    from vcrd_ray.student import Student
+    from vcrd_ray.models.backend import DeepSpeedBackend, use_cpu_accelerator
+    from vcrd_ray.models.batching import batch_responses
+    from vcrd_ray.models.student import Student
 
     use_cpu_accelerator()
     import deepspeed

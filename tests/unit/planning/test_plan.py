@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from jobs.cli import load_config
-from jobs.plan import as_json, main, run
+from jobs.ops.plan import as_json, main, run
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.planning import rates

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcrd_ray.config import Config
+from vcrd_ray.method.schedule import Action, plan
 from vcrd_ray.planning.host import answers_in_flight
 from vcrd_ray.planning.simulate import ServiceTimes, Simulated, Sizes, simulate
-from vcrd_ray.schedule import Action, plan
 
 TIMES = ServiceTimes(forward_s=1, loss_s=1, backward_s=2, step_s=1, teacher_s=3, judge_teacher_s=2, judge_student_s=2)
 ONE = Sizes(ranks=1, num_micro=1, teachers=1, judges=1, overlap=False, prefetch=1)

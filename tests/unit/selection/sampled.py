@@ -11,7 +11,7 @@ import torch
 from tests.conftest import STUDENT, write_rollouts
 from vcrd_ray.data.manifest import ids_digest, pair_id
 from vcrd_ray.data.rollouts import open_rollouts, part_path, read_manifest, read_parts, write_part
-from vcrd_ray.models import load_causal_lm, load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.selection.candidates import Candidate, read_candidates
 from vcrd_ray.selection.steps import StepSplitter
 from vcrd_ray.selection.windows import TokenScorer

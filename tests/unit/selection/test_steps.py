@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import STUDENT
-from vcrd_ray.models import load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.selection.steps import StepSplitter
 
 TOKENIZER = load_tokenizer(resolve_model(STUDENT))

@@ -16,9 +16,9 @@ from tests.conftest import write_rollouts
 from tests.unit.selection.sampled import candidates_of, scorer
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.attention import AttentionKind
+from vcrd_ray.judges.packed_trees import PackedTrees, Tree
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.selection.windows import Document, TokenScorer, step_windows, whole_response
-from vcrd_ray.tree import PackedTrees, Tree
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from jobs.tiny_world.reward import RewardModel, judge_proposals
+from jobs.tiny_world.training import greedy_accuracy, load
 from vcrd_ray.tiny import CHECKPOINTS
-from vcrd_ray.tiny.reward import RewardModel, judge_proposals
 from vcrd_ray.tiny.tokenizer import build_tokenizer
-from vcrd_ray.tiny.training import greedy_accuracy, load
 from vcrd_ray.tiny.world import TEST_SEED, Problem, WorldConfig, make_problems
 
 NAMES = ("teacher", "teacher-weak", "student-base", "prm")

@@ -13,7 +13,7 @@ from vcrd_ray.config import Config, PromptSection
 from vcrd_ray.errors import ConfigError, DataError
 from vcrd_ray.evaluation.instruct.dialogue import shown_answer, turn_ids
 from vcrd_ray.evaluation.instruct.sets import read_model_answers
-from vcrd_ray.models import load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
 TURNS = ("Ann has 3 pens.", "And Ben?")
 

@@ -1,0 +1,204 @@
+"""The update loop's signals and new responses through actor pools. References travel, payloads do not."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from actors.pools.client import Part, PoolClient
+from actors.pools.pool import Pool
+from actors.pools.requests import Request
+from vcrd_ray.errors import JudgeError
+from vcrd_ray.training.on_policy.requests import Answers, ResponseOrder, VersionRef, Written
+from vcrd_ray.training.signals import Pending, Ready
+from vcrd_ray.training.telemetry import JudgeTraffic
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
+
+
+class _RemoteScores:
+    """A judge's answer, or that there is none."""
+
+    def __init__(
+        self,
+        client: PoolClient,
+        request: Request,
+        *,
+        batch: Pending[PairBatch],
+        side: Side,
+        timeout_s: float,
+        max_set_aside: int,
+    ) -> None:
+        self._client = client
+        self._max_set_aside = max_set_aside
+        self._request = request
+        self._batch = batch
+        self._side: Side = side
+        self._timeout_s = timeout_s
+
+    def result(self) -> JudgeScores:
+        """See `Pending`."""
+        answer = self._client.result(self._request, timeout_s=self._timeout_s)
+        if self._request.set_aside:
+            if self._client.num_set_aside > self._max_set_aside:
+                raise JudgeError(
+                    f"judge processes died of {self._client.num_set_aside} requests, more than judge.max_set_aside"
+                    f" {self._max_set_aside}, the last {self._request.id}: look at the judge's log; lower"
+                    " judge.max_batch_tokens if it ran out of memory"
+                )
+            rows = self._batch.result().rows.side_rows(self._side)
+            return JudgeScores.nothing(rows.stop - rows.start, set_aside=True)
+        return cast(JudgeScores, answer)
+
+
+class _RemoteTeacher:
+    """A teacher's answer, and its proposals for the judge."""
+
+    def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
+        self.proposals = Part(client=client, request=request, index=1)
+        self._timeout_s = timeout_s
+
+    def result(self) -> TeacherSignals:
+        """See `Pending`."""
+        client, request = self.proposals.client, self.proposals.request
+        return cast(TeacherSignals, client.result(request, timeout_s=self._timeout_s)[0])
+
+
+class _RemotePart:
+    """One of the results of an order."""
+
+    def __init__(self, part: Part, timeout_s: float) -> None:
+        self.part = part
+        self._timeout_s = timeout_s
+
+    def result(self) -> Any:
+        """See `Pending`."""
+        return self.part.client.result(self.part.request, timeout_s=self._timeout_s)[self.part.index]
+
+
+class RemoteBatch(_RemotePart):
+    """A micro-batch whose responses are being written."""
+
+    def __init__(self, part: Part, asked: PairBatch, timeout_s: float) -> None:
+        super().__init__(part, timeout_s)
+        self.asked = asked
+        """The same with the responses that there were before."""
+
+
+class _RemoteAnswers:
+    """Answers of a version."""
+
+    def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
+        self._client, self._request = client, request
+        self._timeout_s = timeout_s
+
+    def ready(self) -> bool:
+        """See `Answers`."""
+        return self._client.is_done(self._request)
+
+    def result(self) -> list[Rollout]:
+        """See `Pending`."""
+        return cast(list[Rollout], self._client.result(self._request, timeout_s=self._timeout_s))
+
+
+class RemoteResponses:
+    """`ResponseSource` and `AnswerSource` through a pool."""
+
+    def __init__(self, pool: Pool, *, timeout_s: float) -> None:
+        self._client = pool.client(cure="look at its log, add rollouts.refresh.replicas")
+        self._timeout_s = timeout_s
+
+    def order(self, order: ResponseOrder) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+        """See `ResponseSource`."""
+        first, count = order.batches[0], len(order.batches)
+        name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
+        request = self._client.submit(Request(id=name, method="write", args=(order,), num_results=count + 1))
+        parts = [Part(client=self._client, request=request, index=i) for i in range(count + 1)]
+        batches = [RemoteBatch(part, asked, self._timeout_s) for part, asked in zip(parts, order.batches, strict=False)]
+        return list(batches), _RemotePart(parts[-1], self._timeout_s)
+
+    def answer(self, version: VersionRef, prompts: tuple[Prompt, ...]) -> Answers:
+        """See `AnswerSource`."""
+        name = f"answers of version {version.number} from {prompts[0].id}"
+        request = self._client.submit(Request(id=name, method="answer", args=(version, prompts)))
+        return _RemoteAnswers(self._client, request, self._timeout_s)
+
+
+class RemoteSignals:
+    """`SignalSource` through actor pools."""
+
+    def __init__(
+        self,
+        *,
+        teacher: Pool | None,
+        judge: Pool | None,
+        request: TeacherRequest,
+        timeout_s: float,
+        rank: int,
+        max_crashes: int,
+        max_set_aside: int,
+    ) -> None:
+        """`rank` makes this process's requests known by name; for the last two see the judge's section."""
+        self._max_set_aside = max_set_aside
+        self._teacher = None if teacher is None else teacher.client()
+        self._request = request
+        self._judge = None if judge is None else judge.client(max_crashes=max_crashes)
+        self._timeout_s = timeout_s
+        self._rank = rank
+
+    def take_judge_traffic(self) -> JudgeTraffic:
+        """What happened to judge requests since the last call."""
+        return JudgeTraffic() if self._judge is None else self._judge.take_traffic()
+
+    def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
+        """See `SignalSource`."""
+        assert self._teacher is not None
+        args = (_argument(batch), self._request)
+        request = Request(id=self._name(batch, "annotate"), method="annotate", args=args, num_results=2)
+        return _RemoteTeacher(self._teacher, self._teacher.submit(request), self._timeout_s)
+
+    def request_student_prefix_scores(
+        self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
+    ) -> Pending[JudgeScores]:
+        """See `SignalSource`. The proposals go from the teacher's node to the judge's, not through here."""
+        assert isinstance(teacher, _RemoteTeacher)
+        return self._score(batch, "student", teacher.proposals)
+
+    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
+        """See `SignalSource`."""
+        return self._score(Ready(batch), "teacher", proposals)
+
+    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
+        """See `SignalSource`."""
+        assert self._judge is not None
+        request = self._ask("self_check", Ready(batch), side, candidates)
+        difference = self._judge.result(request, timeout_s=self._timeout_s)
+        if request.set_aside:
+            raise JudgeError(
+                f"judge processes died of the self-check (request {request.id}) {request.crashes} times; look at their log"
+            )
+        return float(difference)
+
+    def _score(self, batch: Pending[PairBatch], side: Side, candidates: Any) -> Pending[JudgeScores]:
+        assert self._judge is not None
+        request = self._ask("score", batch, side, candidates)
+        return _RemoteScores(
+            self._judge,
+            request,
+            batch=batch,
+            side=side,
+            timeout_s=self._timeout_s,
+            max_set_aside=self._max_set_aside,
+        )
+
+    def _ask(self, method: str, batch: Pending[PairBatch], side: Side, candidates: Any) -> Request:
+        assert self._judge is not None
+        args = (_argument(batch), side, candidates)
+        return self._judge.submit(Request(id=self._name(batch, f"{side} {method}"), method=method, args=args))
+
+    def _name(self, batch: Pending[PairBatch], question: str) -> str:
+        asked = batch.asked if isinstance(batch, RemoteBatch) else batch.result()
+        return f"update {asked.update} micro {asked.micro} rank {self._rank} {question}"
+
+
+def _argument(batch: Pending[PairBatch]) -> Any:
+    """What another actor is sent: a batch that is still being written goes to it from its writer, not through here."""
+    return batch.part if isinstance(batch, RemoteBatch) else batch.result()

@@ -1,0 +1,1 @@
+"""The student group under Ray Train, and what each rank leaves and hears."""

@@ -1,0 +1,48 @@
+"""A rank's run directory: on disks that all nodes share, or of its node alone and kept in storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vcrd_ray.config import RunSection
+from vcrd_ray.runs.checkpoints import Folder
+from vcrd_ray.runs.lease import NOT_MIRRORED
+from vcrd_ray.runs.storage import Mirror, Store
+
+
+class RunFiles:
+    """Which files one rank brings to and from storage; nothing at all on shared disks."""
+
+    def __init__(self, run_dir: Path, section: RunSection, *, rank: int, local_rank: int) -> None:
+        self.rank = rank
+        self.store = None if section.storage is None else Store(section.storage).within(run_dir.name)
+        self._run_dir = run_dir
+        self._leads = (rank if self.store is None else local_rank) == 0
+        self._mirror = None
+        if self.store is not None and self._leads:
+            self._mirror = Mirror(run_dir, self.store, skip=NOT_MIRRORED)
+
+    def pull(self) -> None:
+        """Bring what the run has left so far to this node; the other ranks of the node wait."""
+        if self._mirror is not None:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            self._mirror.pull()
+        torch.distributed.barrier()
+
+    def push(self) -> None:
+        """Bring storage up to date but for checkpoints."""
+        if self._mirror is not None:
+            self._mirror.push()
+
+    def checkpoints(self, *, keep: int) -> Folder:
+        """The run's checkpoints."""
+        return Folder(
+            local=self._run_dir / "checkpoints",
+            rank=self.rank,
+            leads=self._leads,
+            barrier=torch.distributed.barrier,
+            keep=keep,
+            store=None if self.store is None else self.store.within("checkpoints"),
+        )

@@ -1,0 +1,1 @@
+"""What is done around runs: plan, check, submit and watch them."""

@@ -1,0 +1,1 @@
+"""Makers of the shipped tiny world: `python -m jobs.tiny_world`."""

@@ -1,0 +1,109 @@
+"""Between micro-batches and judges: what is asked about their rows, and what the answers mean. Knows no models.
+
+A judge may answer nothing for a request, or something of the wrong size; such rows are known here and weigh 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from vcrd_ray.config import CompositeWeighting, Weighting
+from vcrd_ray.method.weighting import BoolArray
+from vcrd_ray.models.checkpoint_files import token_ids_with
+from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side, Validity
+
+logger = logging.getLogger(__name__)
+
+
+def judged_at(weighting: Weighting, tokenizer: PreTrainedTokenizerBase) -> frozenset[int] | None:
+    """Trajectory tokens at which proposals are judged: those that end a step under the composite rule. None: all."""
+    return token_ids_with(tokenizer, "\n") if isinstance(weighting, CompositeWeighting) else None
+
+
+def judge_request(
+    batch: PairBatch, side: Side, candidates: IntArray, *, only_at: Collection[int] | None = None
+) -> JudgeRequest:
+    """The request about one side's rollouts.
+
+    Args:
+        candidates: the other model's proposals, in row order.
+        only_at: trajectory tokens at which candidates are judged; elsewhere the trajectory's own takes their place, which
+            costs nothing. None: everywhere.
+    """
+    if only_at is not None:
+        own = batch.rows.tokens[batch.rows.side_rows(side)]
+        candidates = np.where(np.isin(own, list(only_at)), candidates, own)
+    asked = [(p.question, p.teacher_ids if side == "teacher" else p.student_ids) for p in batch.pairs]
+    questions, responses = zip(*((question, ids) for question, ids in asked if len(ids)), strict=True)
+    cuts = np.cumsum([len(r) for r in responses])[:-1]
+    return JudgeRequest(
+        questions=questions,
+        responses=responses,
+        candidates=tuple(np.split(candidates, cuts)),
+    )
+
+
+def validity_of(
+    batch: PairBatch,
+    scores: Mapping[Side, JudgeScores],
+    *,
+    teacher_proposals: IntArray,
+    student_proposals: IntArray | None,
+) -> Validity:
+    """Both proposals and scores of every row of the judged sides.
+
+    The owner of a rollout proposes its own next token; the other model proposes a fresh sample: the teacher on student
+    prefixes [N_student], the student on teacher prefixes [N_teacher].
+    """
+    tokens = batch.rows.tokens
+    parts: list[Validity] = []
+    if "teacher" in scores:
+        assert student_proposals is not None
+        on_teacher = scores["teacher"]
+        parts.append(
+            Validity(
+                teacher_proposal=tokens[: batch.rows.num_teacher_rows],
+                student_proposal=student_proposals,
+                teacher_logit=on_teacher.trunk_logit,
+                student_logit=on_teacher.candidate_logit,
+            )
+        )
+    if "student" in scores:
+        on_student = scores["student"]
+        parts.append(
+            Validity(
+                teacher_proposal=teacher_proposals,
+                student_proposal=tokens[batch.rows.num_teacher_rows :],
+                teacher_logit=on_student.candidate_logit,
+                student_logit=on_student.trunk_logit,
+            )
+        )
+    return Validity.concatenate(parts)
+
+
+def one_per_row(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeScores:
+    """The same, or no scores where it cannot be known which row each belongs to."""
+    rows = batch.rows.side_rows(side)
+    wanted = (rows.stop - rows.start,)
+    found = (np.shape(scores.trunk_logit), np.shape(scores.candidate_logit))
+    if found == (wanted, wanted):
+        return scores
+    logger.warning(
+        "update %d, micro-batch %d: the judge answered %s scores of tokens and %s of candidates for %s rows on %s prefixes",
+        *(batch.update, batch.micro, *found, wanted, side),
+    )
+    missing = JudgeScores.nothing(*wanted, set_aside=False)
+    return replace(missing, num_tokens=scores.num_tokens, seconds=scores.seconds)
+
+
+def set_aside_rows(batch: PairBatch, scores: Mapping[Side, JudgeScores]) -> BoolArray:
+    """Rows that nobody could judge. [N]"""
+    rows = np.zeros(batch.rows.num_rows, dtype=np.bool_)
+    for side, of_side in scores.items():
+        rows[batch.rows.side_rows(side)] = of_side.set_aside
+    return rows

@@ -1,0 +1,198 @@
+"""Run directories: one lock, one resolved config, versions, metrics and atomically written results. Knows no models.
+
+<run.dir>/<job>/config.yaml versions.json metrics.jsonl tensorboard/ checkpoints/ log.txt log.jsonl
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import filelock
+import yaml
+from pydantic import BaseModel
+
+from vcrd_ray.config import Config, Resume
+from vcrd_ray.errors import CheckpointError, RunDirectoryError
+from vcrd_ray.runs.logs import log_as, log_to
+from vcrd_ray.runs.files import read_text, write_json, write_text
+from vcrd_ray.runs.storage import Store
+from vcrd_ray.runs.lease import StoredRun
+
+PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
+
+# Keys that say how or where a run is carried out, not what it computes: a resumed run may change them.
+_FREE_TO_CHANGE = (
+    "run.dir",
+    "run.storage",
+    "run.resume",
+    "run.must_save_by",
+    "run.trackers",
+    "run.project",
+    "cluster",
+    "sft.stop_after",
+    "distill.stop_after",
+    "sft.checkpoint_every",
+    "distill.checkpoint_every",
+    "sft.keep_checkpoints",
+    "distill.keep_checkpoints",
+    "distill.overlap",
+    "distill.prefetch",
+    "student.max_failures",
+    "student.ranks",
+    "student.min_ranks",
+    "teacher.replicas",
+    "teacher.min_replicas",
+    "judge.replicas",
+    "judge.min_replicas",
+    "judge.cache",
+    "judge.max_crashes",
+    "judge.max_set_aside",
+    "rollouts.refresh.replicas",
+    "rollouts.refresh.min_replicas",
+    "rollouts.refresh.sync_timeout_s",
+    "rollouts.refresh.canary_tolerance",
+    "evaluate.replicas",
+)
+
+
+class RunDirectory:
+    """The folder of one job, locked for as long as the process holds it.
+
+    Raises:
+        RunDirectoryError: another process holds it, it cannot be written, or it was made with another configuration.
+    """
+
+    def __init__(self, root: Path, job: str, config: Config, *, sections: tuple[str, ...]) -> None:
+        self.path = (root / job).resolve()
+        self.job = job
+        self._stored: StoredRun | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = read_text(self.path / ".holder") or "another process"
+            raise RunDirectoryError(
+                f"run directory {self.path} is in use by {holder}; wait for it, or choose another --run.dir"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(f"run directory {self.path} cannot be written: {error}") from error
+        (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        try:
+            if config.run.storage is not None:
+                self._stored = StoredRun(self.path, Store(config.run.storage).within(job))
+            self._check_resume(config.run.resume)
+            self._record(config, sections)
+            log_as(run=f"{root.name}/{job}", role="driver")
+            self._handlers = log_to(self.path)
+        except BaseException:
+            if self._stored is not None:
+                self._stored.close()
+            self._lock.release()
+            raise
+
+    def _check_resume(self, resume: Resume) -> None:
+        holds_run = (self.path / "config.yaml").exists()
+        if resume == "never" and holds_run:
+            raise RunDirectoryError(
+                f"run directory {self.path} holds a run already, and --resume never was given; choose another --run.dir"
+            )
+        if resume == "must" and not holds_run:
+            raise RunDirectoryError(
+                f"run directory {self.path} holds no run to go on with, as --resume must asks; check --run.dir and"
+                " --run.storage"
+            )
+
+    def pull_results(self, done_file: str) -> None:
+        """With storage: take over what ranks on other nodes have left, once `done_file` says that they are done."""
+        if self._stored is not None:
+            self._stored.pull_results(done_file)
+
+    def pull(self) -> None:
+        """With storage: take over what was written on other nodes."""
+        if self._stored is not None:
+            self._stored.pull()
+
+    def _record(self, config: Config, sections: tuple[str, ...]) -> None:
+        resolved = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
+        file = self.path / "config.yaml"
+        if file.exists():
+            earlier = yaml.safe_load(file.read_text(encoding="utf-8"))
+            changed = _differences(earlier, resolved)
+            if changed:
+                raise RunDirectoryError(
+                    f"run directory {self.path} holds a run with another configuration ({', '.join(changed)});"
+                    " choose another --run.dir, or remove the directory to start over"
+                )
+        write_text(file, yaml.safe_dump(resolved, sort_keys=False))
+        write_json(self.path / "versions.json", versions())
+
+    def close(self) -> None:
+        """Release the lock; the directory stays."""
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+        try:
+            if self._stored is not None:
+                self._stored.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            logging.getLogger(__name__).error("%s stopped: %s", self.job, error)
+        self.close()
+
+
+def _differences(earlier: Any, now: Any, key: str = "") -> list[str]:
+    if key in _FREE_TO_CHANGE:
+        return []
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        names = list(dict.fromkeys([*earlier, *now]))
+        return [
+            found
+            for name in names
+            for found in _differences(earlier.get(name), now.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if earlier == now else [f"{key}: {earlier!r} then, {now!r} now"]
+
+
+def versions() -> dict[str, str | None]:
+    """What a result was made with."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    found["git_commit"] = _git_commit()
+    found["command"] = " ".join(sys.argv)
+    return found
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode != 0:
+        return None
+    return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")

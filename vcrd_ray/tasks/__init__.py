@@ -1,1 +1,0 @@
-"""What an answer is. Knows nothing of models or Ray."""

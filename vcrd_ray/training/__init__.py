@@ -1,0 +1,1 @@
+"""Fine-tuning and distillation: the loops, what they ask for, and who runs them. Knows no Ray."""

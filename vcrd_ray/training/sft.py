@@ -1,0 +1,71 @@
+"""Supervised fine-tuning on gold responses: the loop of one rank. Knows no judge, no teacher, no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from vcrd_ray.config import SftSection
+from vcrd_ray.data.problems import Example
+from vcrd_ray.models.backend import Backend
+from vcrd_ray.models.batching import batch_responses, packed_responses
+from vcrd_ray.models.checkpoint_files import pad_id
+from vcrd_ray.training.data_order import DataOrder
+from vcrd_ray.types import UpdateReport
+
+
+class FineTuner:
+    """Cross-entropy on response tokens only, averaged over all response tokens of the update."""
+
+    def __init__(
+        self, *, backend: Backend, examples: Sequence[Example], section: SftSection, seed: int, vocab_size: int
+    ) -> None:
+        self._backend = backend
+        self._examples = examples
+        self._section = section
+        self._vocab_size = vocab_size
+        self._padding = pad_id(backend.student.tokenizer)
+        self.order = DataOrder(
+            num_examples=len(examples),
+            batch_size=section.batch_size,
+            micro_batch_size=section.micro_batch_size,
+            ranks=backend.world_size,
+            seed=seed,
+        )
+        self.num_updates = self.order.num_updates(epochs=section.epochs, num_updates=section.num_updates)
+
+    def run(self, *, first_update: int, stop: int, on_update: Callable[[UpdateReport], None]) -> None:
+        """Carry out updates [first_update, stop)."""
+        for update in range(first_update, stop):
+            started = time.perf_counter()
+            num_tokens = sum(len(self._examples[i].response_ids) for i in self.order.update(update))
+            loss = torch.zeros((), device=self._backend.student.device)
+            for micro in range(self.order.num_micro_batches):
+                share = self._loss(self.order.micro_batch(update, micro, self._backend.rank), num_tokens)
+                self._backend.backward(share)
+                loss += share.detach()
+            norm, lr = self._backend.step()
+            total = float(self._backend.sum_over_ranks(loss))
+            seconds = time.perf_counter() - started
+            metrics = {
+                "loss": total,
+                "grad_norm": norm,
+                "lr": lr,
+                "tokens": float(num_tokens),
+                "time/update_s": seconds,
+            }
+            on_update(UpdateReport(update=update, metrics=metrics, decisions=()))
+
+    def _loss(self, indices: Sequence[int], num_tokens: int) -> torch.Tensor:
+        examples = [self._examples[i] for i in indices]
+        prompts, responses = [e.prompt_ids for e in examples], [e.response_ids for e in examples]
+        device = self._backend.student.device
+        if self._section.packing:
+            batch = packed_responses(prompts, responses, self._padding, device, row_length=self._section.max_length)
+        else:
+            batch = batch_responses(prompts, responses, self._padding, device)
+        logits = self._backend.forward(batch, logits=True)[:, : self._vocab_size].float()
+        targets = batch.ids[batch.row_sequence, batch.row_index + 1]
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / num_tokens

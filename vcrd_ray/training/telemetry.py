@@ -1,0 +1,262 @@
+"""Rows of one update -> the sums that its metrics are made of, and the decisions worth keeping.
+
+All statistics are sums, so that micro-batches and ranks add up. Knows nothing of models or actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from vcrd_ray.method.weighting import Weights
+from vcrd_ray.training.on_policy.requests import Written
+from vcrd_ray.types import Decision, PairBatch, Side, Validity
+
+_LOG_WEIGHT_EDGES = np.linspace(-6.0, 6.0, 241)
+_SATURATED = 0.01
+_EXTREMES = 2  # most amplified and most attenuated decisions kept of each micro-batch and side
+
+_SUMS = (
+    "rows",
+    "loss",
+    "unweighted",
+    "divergence",
+    "agree",
+    "judged",
+    "above_one",
+    "at_least_one",
+    "clipped",
+    "invalid",
+    "saturated",
+    "weight",
+    "weight_judged",
+)
+_TIMES = (
+    "teacher_s",
+    "judge_s",
+    "wait_teacher_s",
+    "wait_judge_s",
+    "judge_tokens",
+    "tokens",
+    "set_aside",
+    "retries",
+    "replica_deaths",
+    "wait_rollouts_s",
+    "responses",
+    "renewed",
+    "staleness",
+    "rollout_s",
+    "rollout_tokens",
+    "sync_s",
+    "canary_difference",
+    "writers",
+)
+
+
+@dataclass(kw_only=True)
+class JudgeTraffic:
+    """What happened to one rank's judge requests in some time."""
+
+    retries: int = 0
+    """Requests sent again because a replica died."""
+    replica_deaths: int = 0
+    max_in_flight: int = 0
+    """Most unfinished requests at a time."""
+
+
+class Telemetry:
+    """Sums over the rows that one rank has seen in one update."""
+
+    def __init__(self) -> None:
+        self.times = dict.fromkeys(_TIMES, 0.0)
+        self._sums: dict[Side, dict[str, float]] = {
+            "teacher": dict.fromkeys(_SUMS, 0.0),
+            "student": dict.fromkeys(_SUMS, 0.0),
+        }
+        self._histogram: dict[Side, npt.NDArray[np.float64]] = {
+            "teacher": np.zeros(len(_LOG_WEIGHT_EDGES) - 1),
+            "student": np.zeros(len(_LOG_WEIGHT_EDGES) - 1),
+        }
+
+    def add(
+        self,
+        batch: PairBatch,
+        weights: Weights,
+        validity: Validity | None,
+        *,
+        divergence: npt.NDArray[np.float32],
+        coefficient: npt.NDArray[np.float32],
+    ) -> None:
+        """Add one micro-batch. Arrays are [N] in row order."""
+        for pair in batch.pairs:
+            if len(pair.student_ids):
+                self.times["responses"] += 1
+                self.times["renewed"] += pair.student_version > 0
+                self.times["staleness"] += batch.update - pair.student_version
+        cut = batch.rows.num_teacher_rows
+        parts: tuple[tuple[Side, slice], ...] = (("teacher", slice(0, cut)), ("student", slice(cut, None)))
+        for side, rows in parts:
+            sums = self._sums[side]
+            weight = weights.weight[rows]
+            judged = weights.judged[rows]
+            sums["rows"] += len(weight)
+            sums["loss"] += float((coefficient[rows] * weight * divergence[rows]).sum())
+            sums["unweighted"] += float((coefficient[rows] * divergence[rows]).sum())
+            sums["divergence"] += float(divergence[rows].sum())
+            sums["weight"] += float(weight.sum())
+            sums["weight_judged"] += float(weight[judged].sum())
+            sums["judged"] += int(judged.sum())
+            sums["above_one"] += int((weight[judged] > 1).sum())
+            sums["at_least_one"] += int((weight >= 1).sum())
+            sums["clipped"] += int(weights.clipped[rows].sum())
+            sums["invalid"] += int(weights.invalid[rows].sum())
+            if validity is not None:
+                agree = validity.teacher_proposal[rows] == validity.student_proposal[rows]
+                sums["agree"] += int(agree.sum())
+                score = expit(validity.teacher_logit[rows][judged])
+                sums["saturated"] += int(((score < _SATURATED) | (score > 1 - _SATURATED)).sum())
+            shown = judged if judged.any() else np.ones_like(judged)
+            logs = np.clip(np.log(np.maximum(weight[shown], 1e-30)), _LOG_WEIGHT_EDGES[0], _LOG_WEIGHT_EDGES[-1])
+            self._histogram[side] += np.histogram(logs, _LOG_WEIGHT_EDGES)[0]
+
+    def add_written(self, written: Written) -> None:
+        """Add what a rank's new responses cost."""
+        self.times["rollout_s"] += written.seconds
+        self.times["rollout_tokens"] += sum(len(rollout.ids) for rollout in written.rollouts)
+        self.times["sync_s"] += written.sync_s
+        self.times["canary_difference"] += written.canary_difference
+        self.times["writers"] += 1
+
+    def to_vector(self) -> npt.NDArray[np.float64]:
+        """All sums in a fixed order, to be added over ranks."""
+        parts: list[npt.NDArray[np.float64]] = [np.array(list(self.times.values()))]
+        sides: tuple[Side, ...] = ("teacher", "student")
+        for side in sides:
+            parts += [np.array(list(self._sums[side].values())), self._histogram[side]]
+        return np.concatenate(parts)
+
+    @staticmethod
+    def metrics(vector: npt.NDArray[np.float64], *, world_size: int) -> dict[str, float]:
+        """Figures of the whole update from the sum of all ranks' vectors."""
+        times = dict(zip(_TIMES, vector[: len(_TIMES)], strict=True))
+        rest = vector[len(_TIMES) :].reshape(2, -1)
+        sums = {
+            side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True))
+            for side, row in zip(("teacher", "student"), rest, strict=True)
+        }
+        total = {name: sums["teacher"][name] + sums["student"][name] for name in _SUMS}
+        histogram = rest[:, len(_SUMS) :].sum(axis=0)
+        figures = {"loss": total["loss"]}
+        for side, of_side in sums.items():
+            figures[f"loss/{side}_prefix"] = of_side["loss"]
+            figures[f"divergence/{side}_prefix"] = _share(of_side["divergence"], of_side["rows"])
+            figures[f"weights/mean_{side}_prefix"] = _share(of_side["weight"], of_side["rows"])
+        figures |= {
+            # What the weights leave of the loss that the same rows would have without them.
+            "weights/strength": _share(total["loss"], total["unweighted"]),
+            "weights/mean": _share(total["weight"], total["rows"]),
+            "weights/mean_judged": _share(total["weight_judged"], total["judged"]),
+            "weights/share_above_one_judged": _share(total["above_one"], total["judged"]),
+            "weights/share_at_least_one_all": _share(total["at_least_one"], total["rows"]),
+            "weights/clip_rate": _share(total["clipped"], total["rows"]),
+            "proposals/agreement": _share(total["agree"], total["rows"]),
+            "judge/judged_rows": total["judged"],
+            "judge/invalid_rows": total["invalid"],
+            "judge/set_aside_rows": times["set_aside"],
+            "judge/retries": times["retries"],
+            "judge/replica_deaths": times["replica_deaths"],
+            "judge/saturation": _share(total["saturated"], total["judged"]),
+            "rows": total["rows"],
+            "tokens": times["tokens"],
+            "judge/tokens": times["judge_tokens"],
+            "time/teacher_s": times["teacher_s"],
+            "time/judge_s": times["judge_s"],
+            # Ranks wait at the same time: their mean, not their sum, is what the update lost.
+            "wait/teacher_s": times["wait_teacher_s"] / world_size,
+            "wait/judge_s": times["wait_judge_s"] / world_size,
+        }
+        if times["responses"]:
+            # Updates between the student that wrote a response and the one that learns from it.
+            figures["rollouts/staleness"] = times["staleness"] / times["responses"]
+        if times["writers"]:
+            figures |= {
+                "rollouts/renewed": times["renewed"] / times["responses"],
+                "rollouts/tokens": times["rollout_tokens"],
+                "rollouts/canary_difference": times["canary_difference"] / times["writers"],
+                "time/rollouts_s": times["rollout_s"],
+                "time/sync_s": times["sync_s"],
+                "wait/rollouts_s": times["wait_rollouts_s"] / world_size,
+            }
+        for quantile in (5, 25, 50, 75, 95):
+            figures[f"weights/p{quantile:02d}"] = _quantile(histogram, quantile / 100)
+        return {name: float(value) for name, value in figures.items()}
+
+
+def pick_decisions(
+    batch: PairBatch,
+    weights: Weights,
+    validity: Validity,
+    divergence: npt.NDArray[np.float32],
+    *,
+    count: int,
+    seed: int,
+) -> list[Decision]:
+    """A uniform sample of `count` judged rows of a micro-batch, and beside it the extremes of each side."""
+    # A judge of whole steps scores one of the two only.
+    judged = np.flatnonzero(weights.judged & np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit))
+    if count == 0 or len(judged) == 0:
+        return []
+    rng = np.random.default_rng([seed, batch.update, batch.micro])
+    sampled = rng.choice(judged, size=min(count, len(judged)), replace=False)
+    by_weight = judged[np.argsort(weights.weight[judged], kind="stable")]
+    extremes = np.setdiff1d(np.concatenate([by_weight[:_EXTREMES], by_weight[-_EXTREMES:]]), sampled)
+    return [
+        *_decisions(batch, weights, validity, divergence, sampled, sampled=True),
+        *_decisions(batch, weights, validity, divergence, extremes, sampled=False),
+    ]
+
+
+def _decisions(
+    batch: PairBatch,
+    weights: Weights,
+    validity: Validity,
+    divergence: npt.NDArray[np.float32],
+    rows: Sequence[int] | npt.NDArray[np.int64],
+    *,
+    sampled: bool,
+) -> list[Decision]:
+    layout = batch.rows
+    return [
+        Decision(
+            update=batch.update,
+            pair=batch.pairs[layout.pair[row]].id,
+            side="teacher" if layout.is_teacher[row] else "student",
+            position=int(layout.position[row]),
+            length=int(layout.sequence_lengths[row]),
+            teacher_token=int(validity.teacher_proposal[row]),
+            student_token=int(validity.student_proposal[row]),
+            teacher_score=float(expit(validity.teacher_logit[row])),
+            student_score=float(expit(validity.student_logit[row])),
+            weight=float(weights.weight[row]),
+            divergence=float(divergence[row]),
+            sampled=sampled,
+            student_version=0 if layout.is_teacher[row] else batch.pairs[layout.pair[row]].student_version,
+        )
+        for row in rows
+    ]
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _quantile(histogram: npt.NDArray[np.float64], quantile: float) -> float:
+    """Weight below which a share of the rows lies, to the width of a bin (5%)."""
+    if not histogram.sum():
+        return float("nan")
+    index = int(np.searchsorted(np.cumsum(histogram), quantile * histogram.sum()))
+    return float(np.exp((_LOG_WEIGHT_EDGES[index] + _LOG_WEIGHT_EDGES[index + 1]) / 2))

@@ -1,0 +1,156 @@
+"""One side of a micro-batch -> the divergence of its rows: the objective's terms on the fused loss. Knows no schedule.
+
+What DistiLLM-2's adaptive skew must know of whole sequences is computed here too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+
+from vcrd_ray.config import CompositeWeighting, DivergenceSection, ObjectiveSection, TeacherProbWeighting
+from vcrd_ray.engines.annotation import pair_keys
+from vcrd_ray.method.divergences import Divergence
+from vcrd_ray.method.fused import (
+    FusedRows,
+    HiddenTeacher,
+    LogitsTeacher,
+    PerSequenceSkew,
+    TeacherRows,
+    TopKTeacher,
+    fused_divergence,
+    fused_token_logp,
+)
+from vcrd_ray.method.objectives import (
+    ObjectiveState,
+    is_adaptive,
+    make_divergence,
+    sequence_advantage,
+    with_adaptive_skew,
+)
+from vcrd_ray.method.sampling import uniforms
+from vcrd_ray.models.student import Student
+from vcrd_ray.models.wire import from_wire
+from vcrd_ray.types import SIDES, PairBatch, Side, TeacherSignals
+
+
+class RowLosses:
+    """The divergences of an objective between one student and one teacher."""
+
+    def __init__(
+        self,
+        *,
+        student: Student,
+        teacher_head: Float[torch.Tensor, "v d"] | None,
+        objective: ObjectiveSection,
+        vocab_size: int,
+        chunk_rows: int,
+        seed: int,
+    ) -> None:
+        self._student = student
+        self._teacher_head = teacher_head
+        self._objective = objective
+        self._vocab_size = vocab_size
+        self._chunk_rows = chunk_rows
+        self._seed = seed
+        self.advantages = np.zeros((2, 2))
+        """Sum and number of the owner's advantage over the sequences of each side, since the run began."""
+
+    def of_side(
+        self,
+        side: Side,
+        batch: PairBatch,
+        hidden: Float[torch.Tensor, "n d"],
+        signals: TeacherSignals | None,
+        state: ObjectiveState,
+        *,
+        plain: bool = False,
+    ) -> FusedRows:
+        """One side's rows of a micro-batch whose student states are `hidden`; `plain` leaves out what only training needs."""
+        section = self._objective.on_teacher if side == "teacher" else self._objective.on_student
+        rows = batch.rows.side_rows(side)
+        states = hidden[rows]
+        teacher = self._teacher_rows(section, batch, rows, signals)
+        fixed = make_divergence(section, state)
+        adapted = (
+            self._adapted(fixed, side, batch, states, teacher, state) if is_adaptive(section) and not plain else fixed
+        )
+        weighting = self._objective.weighting
+        by_teacher = weighting.mid_step if isinstance(weighting, CompositeWeighting) else weighting
+        return fused_divergence(
+            divergence=adapted,
+            student_hidden=states,
+            student_head=self._student.head,
+            teacher=teacher,
+            vocab_size=self._vocab_size,
+            chunk_rows=self._chunk_rows,
+            uniform=self._uniform(batch, rows)
+            if self._objective.needs_judge and side == "teacher" and not plain
+            else None,
+            teacher_probability_top_k=by_teacher.top_k
+            if isinstance(by_teacher, TeacherProbWeighting) and not plain
+            else None,
+        )
+
+    def _uniform(self, batch: PairBatch, rows: slice) -> torch.Tensor:
+        numbers = uniforms(
+            seed=self._seed,
+            stream="student-proposal",
+            update=batch.update,
+            rollout_keys=pair_keys(batch)[rows],
+            positions=batch.rows.position[rows],
+        )
+        return torch.from_numpy(numbers).to(self._student.device)
+
+    def _teacher_rows(
+        self, section: DivergenceSection, batch: PairBatch, rows: slice, signals: TeacherSignals | None
+    ) -> TeacherRows:
+        device = self._student.device
+        if section.type == "cross_entropy":
+            tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(device)[:, None]
+            return TopKTeacher(ids=tokens, logp=torch.zeros(tokens.shape, device=device))
+        assert signals is not None
+        if signals.hidden is not None:
+            assert self._teacher_head is not None
+            return HiddenTeacher(hidden=from_wire(signals.hidden, device)[rows], head=self._teacher_head)
+        if signals.logits is not None:
+            return LogitsTeacher(logits=from_wire(signals.logits, device)[rows])
+        assert signals.top_ids is not None and signals.top_logp is not None
+        return TopKTeacher(ids=from_wire(signals.top_ids, device)[rows], logp=from_wire(signals.top_logp, device)[rows])
+
+    def _adapted(
+        self,
+        divergence: Divergence,
+        side: Side,
+        batch: PairBatch,
+        states: torch.Tensor,
+        teacher: TeacherRows,
+        state: ObjectiveState,
+    ) -> Divergence | PerSequenceSkew:
+        assert isinstance(teacher, HiddenTeacher)
+        rows = batch.rows.side_rows(side)
+        tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(states.device)
+
+        def logp(hidden: torch.Tensor, head: torch.Tensor) -> npt.NDArray[np.float32]:
+            values: npt.NDArray[np.float32] = (
+                fused_token_logp(
+                    hidden=hidden,
+                    head=head,
+                    tokens=tokens,
+                    vocab_size=self._vocab_size,
+                    chunk_rows=self._chunk_rows,
+                )
+                .float()
+                .cpu()
+                .numpy()
+            )
+            return values
+
+        by_student = logp(states.detach(), self._student.head.detach())
+        by_teacher = logp(teacher.hidden, teacher.head)
+        owner, other = (by_teacher, by_student) if side == "teacher" else (by_student, by_teacher)
+        advantage = sequence_advantage(owner, other, batch.rows.side_lengths(side))
+        self.advantages[SIDES.index(side)] += (advantage.sum(), len(advantage))
+        return with_adaptive_skew(divergence, advantage, batch.rows, side, state)
