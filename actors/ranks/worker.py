@@ -26,8 +26,8 @@ from vcrd_ray.config import Config, ModelJudge, TrainingSection
 from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompts, write_rejects
 from vcrd_ray.data.rollouts import read_pairs
 from vcrd_ray.evaluation.statistics import Accuracy
-from vcrd_ray.method.objectives import ObjectiveState
-from vcrd_ray.models.backend import DeepSpeedBackend, use_cpu_accelerator
+from vcrd_ray.method.objective_state import ObjectiveState
+from vcrd_ray.models.backend.deepspeed import DeepSpeedBackend, use_cpu_accelerator
 from vcrd_ray.models.checkpoint_files import (
     device_for,
     load_head,

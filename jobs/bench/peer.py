@@ -187,7 +187,7 @@ def _in_process(config: Config, pairs: list[RolloutPair]) -> dict[str, Any]:
     import torch
 
     from vcrd_ray.engines.hf import HFEngine
-    from vcrd_ray.models.backend import TorchBackend
+    from vcrd_ray.models.backend.torch import TorchBackend
     from vcrd_ray.models.checkpoint_files import load_head, resolve_model
     from vcrd_ray.training.batches import Batches
     from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request

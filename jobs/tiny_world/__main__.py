@@ -37,7 +37,7 @@ def make(out: Path, *, seed: int) -> None:
     # Imported here, so that --help and a bad argument are answered without torch.
     import torch
 
-    from vcrd_ray.tiny import reward, training
+    from jobs.tiny_world import reward, training
     from vcrd_ray.tiny.tokenizer import build_tokenizer
     from vcrd_ray.tiny.world import SFT_SEED, WorldConfig
 
@@ -60,7 +60,7 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
     import torch
     from transformers import AutoTokenizer
 
-    from vcrd_ray.tiny import reward, training
+    from jobs.tiny_world import reward, training
     from vcrd_ray.tiny.world import SFT_SEED, TEST_SEED, WorldConfig, make_problems
 
     torch.set_num_threads(1)

@@ -77,7 +77,7 @@ def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, refe
     from vcrd_ray.config import StudentSection, TeacherSection, ValueHeadJudgeSection
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
-    from vcrd_ray.models.backend import TorchBackend
+    from vcrd_ray.models.backend.torch import TorchBackend
     from vcrd_ray.models.checkpoint_files import load_head, resolve_model
     from vcrd_ray.models.student import Student
     from vcrd_ray.training.batches import Batches

@@ -15,11 +15,12 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 
 from vcrd_ray.config import SamplingSection
 from vcrd_ray.engines.annotation import teacher_signals
+from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.batching import pad_left, response_batch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
-from vcrd_ray.models.packing import by_token_budget, check_lengths
+from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 
@@ -46,10 +47,16 @@ class HFEngine:
         """See `Engine.generate`. Prompts of like lengths share a batch."""
         check_lengths(prompts, sampling, max_length=self._max_length, setting="its positions")
         found: dict[int, Rollout] = {}
-        for batch in by_token_budget([len(p.ids) + sampling.max_new_tokens for p in prompts], self._max_batch_tokens):
+        for batch in self._batches(prompts, sampling):
             made = self._generate([prompts[i] for i in batch], sampling, seed=seed)
             found.update(zip(batch, made, strict=True))
         return [found[i] for i in range(len(prompts))]
+
+    def _batches(self, prompts: Sequence[Prompt], sampling: SamplingSection) -> list[list[int]]:
+        if self._max_batch_tokens is None:
+            return [list(range(len(prompts)))] if prompts else []
+        longest = [len(p.ids) + sampling.max_new_tokens for p in prompts]
+        return batches_within_budget(longest, self._max_batch_tokens)
 
     def _generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
         padding = pad_id(self._tokenizer)

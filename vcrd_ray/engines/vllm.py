@@ -22,11 +22,11 @@ from torch import Tensor
 from vcrd_ray.config import SamplingSection, VllmSection
 from vcrd_ray.engines import Use
 from vcrd_ray.engines.annotation import teacher_signals
+from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import stable_hash
 from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, model_fingerprint, resolve_model
-from vcrd_ray.models.packing import check_lengths
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 _SELF_TEST_KL = {"float32": 1e-6, "bfloat16": 1e-2}

@@ -20,9 +20,10 @@ from torch import Tensor
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.checkpoint import check_readable
-from vcrd_ray.judges.packed_trees import Tree, batches_within_budget, pack, rows_within_budget
+from vcrd_ray.judges.packed_trees import Tree, pack
 from vcrd_ray.judges.self_check import largest_difference
 from vcrd_ray.models.batching import pad_right
+from vcrd_ray.models.packing import batches_within_budget, lines_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 _BRANCHY = 0.6
@@ -172,7 +173,7 @@ class PackedJudge:
     def _batches(self, sizes: Sequence[int]) -> list[list[list[int]]]:
         """Forwards, each a list of rows of trees: for flex attention one row of many trees, else a row a tree."""
         if self._attention == "flex":
-            return [[row] for row in rows_within_budget(sizes, self._max_batch_tokens)]
+            return [[row] for row in lines_within_budget(sizes, self._max_batch_tokens)]
         return [[[i] for i in batch] for batch in batches_within_budget(sizes, self._max_batch_tokens)]
 
     def _alone(self, ids: IntArray) -> float:

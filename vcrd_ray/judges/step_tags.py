@@ -33,8 +33,8 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
-from vcrd_ray.judges.packed_trees import batches_within_budget
 from vcrd_ray.models.checkpoint_files import load_tokenizer, tokenizer_fingerprint
+from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 Template = Literal["math_shepherd", "rlhflow"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vcrd_ray import config
 from vcrd_ray.types import FloatArray, Validity
 
 BoolArray = npt.NDArray[np.bool_]
@@ -27,6 +28,68 @@ class Weights:
     """A bound of the rule was reached."""
     invalid: BoolArray
     """A score was NaN or infinite where one was needed; the weight is 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherProbabilities:
+    """What the rule without a judge reads off the teacher's distribution. All [N]."""
+
+    of_student_argmax: FloatArray
+    """p(argmax q)."""
+    collision: FloatArray
+    """Sum of p^2."""
+
+
+def row_weights(
+    weighting: config.Weighting,
+    *,
+    validity: Validity | None,
+    teacher_probabilities: TeacherProbabilities | None,
+    num_rows: int,
+    special_ids: Collection[int],
+    ends_step: BoolArray | None = None,
+) -> Weights:
+    """One weight a row from whatever signal the rule declares that it needs.
+
+    Args:
+        teacher_probabilities: for the rule without a judge.
+        ends_step: rows whose trajectory token ends a step, for the rule that asks for it. [N]
+    """
+    match weighting:
+        case config.CompositeWeighting():
+            assert ends_step is not None
+            parts = (
+                row_weights(
+                    part,
+                    validity=validity,
+                    teacher_probabilities=teacher_probabilities,
+                    num_rows=num_rows,
+                    special_ids=special_ids,
+                )
+                for part in (weighting.step_end, weighting.mid_step)
+            )
+            return chosen_weights(ends_step, *parts)
+        case config.UniformWeighting():
+            return uniform_weights(num_rows)
+        case config.TeacherProbWeighting():
+            assert teacher_probabilities is not None
+            return teacher_prob_weights(
+                teacher_probabilities.of_student_argmax,
+                teacher_probabilities.collision,
+                gamma=weighting.gamma,
+                clamp=weighting.clamp,
+                eps=weighting.eps,
+            )
+    assert validity is not None
+    match weighting:
+        case config.RatioWeighting():
+            return ratio_weights(validity, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
+        case config.InverseRatioWeighting():
+            return inverse_ratio_weights(validity, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
+        case config.StudentScoreWeighting():
+            return student_score_weights(validity, special_ids=special_ids)
+        case config.DifferenceWeighting():
+            return difference_weights(validity, special_ids=special_ids, shifted=weighting.shifted)
 
 
 def ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:

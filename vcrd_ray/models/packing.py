@@ -1,39 +1,39 @@
-"""Whether prompts and their responses fit a model, and which of them are run together."""
+"""Lengths -> which sequences share a forward, or a line of one. The only packer; knows nothing of what the sequences are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vcrd_ray.config import SamplingSection
-from vcrd_ray.errors import DataError
-from vcrd_ray.types import Prompt
 
+def batches_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of sequences that share a forward, a line each: neighbours in length, so with little padding.
 
-def check_lengths(prompts: Sequence[Prompt], sampling: SamplingSection, *, max_length: int, setting: str) -> None:
-    """Refuse prompts whose longest response would be cut at the model's positions without a word.
-
-    Raises:
-        DataError: names the first such prompt; `setting` is what bounds the model.
+    No batch holds more than `max_tokens` tokens, padding included, except that a sequence longer
+    than that is a batch of its own. Longest first: what needs most memory fails first.
     """
-    for prompt in prompts:
-        if len(prompt.ids) + sampling.max_new_tokens > max_length:
-            raise DataError(
-                f"prompt {prompt.id!r}: {len(prompt.ids)} tokens and max_new_tokens {sampling.max_new_tokens} are more than the"
-                f" model's {max_length} ({setting}); lower max_prompt_length or max_new_tokens"
-            )
-
-
-def by_token_budget(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
-    """Indices in batches of like lengths whose padded size, rows times the longest, is within the budget.
-
-    What is longer than the budget is a batch of its own. Without a budget all are one batch, in their order.
-    """
-    if budget is None or len(lengths) * max(lengths, default=0) <= budget:
-        return [list(range(len(lengths)))] if lengths else []
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # Longest first: the first of a batch is its width.
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(index)
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        # The first of a batch is its longest, the length that all are padded to.
+        if batches and sizes[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
     return batches
+
+
+def lines_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of sequences that stand in one line, one behind the other: each line filled up to `max_tokens`.
+
+    First fit, longest first; a sequence longer than `max_tokens` has a line of its own.
+    """
+    lines: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        fitting = next((r for r, left in enumerate(room) if sizes[index] <= left), None)
+        if fitting is None:
+            lines.append([index])
+            room.append(max_tokens - sizes[index])
+        else:
+            lines[fitting].append(index)
+            room[fitting] -= sizes[index]
+    return lines

@@ -19,7 +19,7 @@ from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.engines.loading import load_versioned_engine
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.judges.requests import judged_at
-from vcrd_ray.models.backend import TorchBackend
+from vcrd_ray.models.backend.torch import TorchBackend
 from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, resolve_model
 from vcrd_ray.models.student import Student
 from vcrd_ray.runs.files import write_json

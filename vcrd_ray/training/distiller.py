@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -21,14 +21,10 @@ from vcrd_ray.config import DistillSection, TeacherSection
 from vcrd_ray.errors import JudgeError, ModelError
 from vcrd_ray.judges.requests import judged_at, one_per_row, set_aside_rows, validity_of
 from vcrd_ray.method.fused import FusedRows
-from vcrd_ray.method.objectives import (
-    ObjectiveState,
-    is_adaptive,
-    lambdas,
-    row_coefficients,
-    row_weights,
-)
+from vcrd_ray.method.loss import Denominators, distillation_loss, lambdas, token_coefficients
+from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive
 from vcrd_ray.method.schedule import Action, Op, plan
+from vcrd_ray.method.weighting import TeacherProbabilities, row_weights
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import pad_id, special_ids
@@ -275,7 +271,7 @@ class Distiller:
         weights = row_weights(
             self._objective.weighting,
             validity=validity,
-            fused=list(done.fused.values()),
+            teacher_probabilities=_teacher_probabilities(list(done.fused.values())),
             num_rows=batch.rows.num_rows,
             special_ids=self._special_ids,
             ends_step=None if self._judged_at is None else np.isin(batch.rows.tokens, list(self._judged_at)),
@@ -285,8 +281,7 @@ class Distiller:
         weights = replace(weights, invalid=weights.invalid & ~aside)
         coefficient = self._coefficients(batch)
         rows = torch.cat([fused.divergence for fused in done.fused.values()])
-        factor = torch.from_numpy(coefficient * weights.weight).to(rows.device)
-        self._backend.backward((factor * rows).sum())
+        self._backend.backward(distillation_loss(rows, weights=weights.weight, coefficients=coefficient))
         divergence = rows.detach().float().cpu().numpy()
         telemetry.add(batch, weights, validity, divergence=divergence, coefficient=coefficient)
         if validity is None or self._backend.rank != 0:
@@ -296,15 +291,13 @@ class Distiller:
 
     def _coefficients(self, batch: PairBatch) -> npt.NDArray[np.float32]:
         tokens = self._num_tokens(batch.update) if self._objective.reduction == "global_token_mean" else (0, 0)
-        lambda_teacher, lambda_student = lambdas(self._objective, progress=batch.update / self.num_updates)
-        return row_coefficients(
+        return token_coefficients(
             batch.rows,
-            lambda_teacher=lambda_teacher,
-            lambda_student=lambda_student,
+            lambdas=lambdas(self._objective, progress=batch.update / self.num_updates),
             reduction=self._objective.reduction,
-            num_pairs=self._section.batch_size,
-            num_teacher_tokens=tokens[0],
-            num_student_tokens=tokens[1],
+            denominators=Denominators(
+                pairs=self._section.batch_size, teacher_tokens=tokens[0], student_tokens=tokens[1]
+            ),
         )
 
     def _num_tokens(self, update: int) -> tuple[int, int]:
@@ -407,6 +400,18 @@ def _response_tokens(pairs: Iterable[RolloutPair]) -> npt.NDArray[np.float64]:
     lengths = [(len(pair.teacher_ids), len(pair.student_ids)) for pair in pairs]
     counts: npt.NDArray[np.float64] = np.asarray(lengths, dtype=np.float64).sum(axis=0)
     return counts
+
+
+def _teacher_probabilities(fused: Sequence[FusedRows]) -> TeacherProbabilities | None:
+    """Of all sides, in row order; None where no rule asked for them."""
+    parts = [(f.teacher_prob_of_student_argmax, f.teacher_collision) for f in fused]
+    if any(part is None for pair in parts for part in pair):
+        return None
+    of_argmax, collision = (
+        torch.cat([part for part in side if part is not None]).float().cpu().numpy()
+        for side in zip(*parts, strict=True)
+    )
+    return TeacherProbabilities(of_student_argmax=of_argmax, collision=collision)
 
 
 def _proposals(fused: FusedRows) -> npt.NDArray[np.int32]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from vcrd_ray.config import CompositeWeighting, DivergenceSection, ObjectiveSection, TeacherProbWeighting
 from vcrd_ray.engines.annotation import pair_keys
-from vcrd_ray.method.divergences import Divergence
+from vcrd_ray.method.divergences import Divergence, make_divergence
 from vcrd_ray.method.fused import (
     FusedRows,
     HiddenTeacher,
@@ -23,13 +23,7 @@ from vcrd_ray.method.fused import (
     fused_divergence,
     fused_token_logp,
 )
-from vcrd_ray.method.objectives import (
-    ObjectiveState,
-    is_adaptive,
-    make_divergence,
-    sequence_advantage,
-    with_adaptive_skew,
-)
+from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive, sequence_advantage, with_adaptive_skew
 from vcrd_ray.method.sampling import uniforms
 from vcrd_ray.models.student import Student
 from vcrd_ray.models.wire import from_wire
@@ -73,7 +67,7 @@ class RowLosses:
         rows = batch.rows.side_rows(side)
         states = hidden[rows]
         teacher = self._teacher_rows(section, batch, rows, signals)
-        fixed = make_divergence(section, state)
+        fixed = make_divergence(section, taid_t=None if state.taid is None else state.taid.t)
         adapted = (
             self._adapted(fixed, side, batch, states, teacher, state) if is_adaptive(section) and not plain else fixed
         )

@@ -13,11 +13,10 @@ from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length
 from vcrd_ray.judges.packed_trees import (
     PackedTrees,
     Tree,
-    batches_within_budget,
     leaf_positions,
     pack,
-    rows_within_budget,
 )
+from vcrd_ray.models.packing import lines_within_budget
 
 CPU = torch.device("cpu")
 
@@ -127,7 +126,7 @@ def trees(draw: st.DrawFn) -> list[Tree]:
 @settings(deadline=None, max_examples=60)
 def test_every_token_sees_exactly_what_leads_to_it(drawn: list[Tree], budget: int, in_one_row: bool) -> None:
     sizes = [len(t) for t in drawn]
-    rows = rows_within_budget(sizes, budget) if in_one_row else [[i] for i in range(len(drawn))]
+    rows = lines_within_budget(sizes, budget) if in_one_row else [[i] for i in range(len(drawn))]
     packed = pack(drawn, rows, device=CPU)
     sees, found = packed.sees(), 0
     for r, row in enumerate(rows):
@@ -232,34 +231,3 @@ def test_few_lengths_are_compiled_for_and_little_is_padding() -> None:
     lengths = [flex_length(n) for n in range(1, 16385)]
     assert all(length % 128 == 0 and length >= n for n, length in enumerate(lengths, 1))
     assert len(set(lengths)) == 14 and max(length / n for n, length in enumerate(lengths, 1) if n > 512) < 1.5
-
-
-# --- batches --------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
-def test_batches_hold_every_trajectory_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
-    batches = batches_within_budget(sizes, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
-    for batch in batches:
-        padded = max(sizes[i] for i in batch) * len(batch)
-        assert padded <= budget or len(batch) == 1
-
-
-def test_batches_are_of_neighbours_in_length_longest_first() -> None:
-    assert batches_within_budget([3, 9, 4, 9, 1], 18) == [[1, 3], [2, 0, 4]]
-
-
-def test_a_trajectory_over_the_budget_goes_alone() -> None:
-    assert batches_within_budget([2, 30, 2], 10) == [[1], [0, 2]]
-
-
-@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
-def test_rows_hold_every_tree_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
-    rows = rows_within_budget(sizes, budget)
-    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
-    assert all(sum(sizes[i] for i in row) <= budget or len(row) == 1 for row in rows)
-
-
-def test_rows_are_filled_first_fit_longest_first() -> None:
-    assert rows_within_budget([3, 9, 4, 9, 1], 12) == [[1, 0], [3, 4], [2]]

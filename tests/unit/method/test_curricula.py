@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vcrd_ray.method.curricula import MixingState, TaidState, adaptive_alpha, gradual_factors
-from vcrd_ray.method.objectives import ObjectiveState, sequence_advantage
+from vcrd_ray.method.objective_state import ObjectiveState, sequence_advantage
 
 TAID = {"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99}
 

@@ -8,23 +8,18 @@ import torch
 
 from vcrd_ray import config
 from vcrd_ray.method import divergences
-from vcrd_ray.method.curricula import MixingState, TaidState
-from vcrd_ray.method.fused import FusedRows, PerSequenceSkew
-from vcrd_ray.method.objectives import (
-    ObjectiveState,
-    Reduction,
-    is_adaptive,
-    lambdas,
-    make_divergence,
-    row_coefficients,
-    row_weights,
-    with_adaptive_skew,
-)
+from vcrd_ray.method.curricula import MixingState
+from vcrd_ray.method.divergences import make_divergence
+from vcrd_ray.method.fused import PerSequenceSkew
+from vcrd_ray.method.loss import Denominators, Reduction, distillation_loss, lambdas, token_coefficients
+from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive, with_adaptive_skew
 from vcrd_ray.method.weighting import (
+    TeacherProbabilities,
     Weights,
     difference_weights,
     inverse_ratio_weights,
     ratio_weights,
+    row_weights,
     student_score_weights,
     teacher_prob_weights,
 )
@@ -46,23 +41,28 @@ def pair(teacher: int, student: int) -> RolloutPair:
 
 def coefficients(batch: PairBatch, reduction: Reduction, *, whole: list[RolloutPair] | None = None) -> np.ndarray:
     pairs = whole or list(batch.pairs)
-    return row_coefficients(
+    return token_coefficients(
         batch.rows,
-        lambda_teacher=2.0,
-        lambda_student=1.5,
+        lambdas=(2.0, 1.5),
         reduction=reduction,
-        num_pairs=len(pairs),
-        num_teacher_tokens=sum(len(p.teacher_ids) for p in pairs),
-        num_student_tokens=sum(len(p.student_ids) for p in pairs),
+        denominators=Denominators(
+            pairs=len(pairs),
+            teacher_tokens=sum(len(p.teacher_ids) for p in pairs),
+            student_tokens=sum(len(p.student_ids) for p in pairs),
+        ),
     )
 
 
 @pytest.mark.parametrize(("reduction", "loss"), [("sequence_mean", 0.21540665396217282), ("sum", 0.509668336651337)])
 def test_toy_example_equals_the_golden_loss(reduction: Reduction, loss: float) -> None:
     batch = PairBatch(update=0, micro=0, pairs=(pair(3, 2),))
-    divergence = np.array([SKL, 0, SKL, SRKL, SRKL])
-    weight = np.array([1.2, 1.0, 0.5, 2.0, 0.5])
-    assert (coefficients(batch, reduction) * weight * divergence).sum() == pytest.approx(loss, rel=1e-6)
+    token_divergences = torch.tensor([SKL, 0, SKL, SRKL, SRKL], requires_grad=True)
+    weights, factors = np.array([1.2, 1.0, 0.5, 2.0, 0.5], np.float32), coefficients(batch, reduction)
+    found = distillation_loss(token_divergences, weights=weights, coefficients=factors)
+    assert float(found.detach()) == pytest.approx(loss, rel=1e-6)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert token_divergences.grad is not None
+    assert token_divergences.grad.tolist() == pytest.approx((weights * factors).tolist())
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ REVERSE = divergences.SkewedReverseKL(alpha=0.0, detach_mixture=False)
 def test_a_section_makes_the_divergence_that_it_names(
     section: config.DivergenceSection, expected: divergences.Divergence
 ) -> None:
-    assert make_divergence(section, ObjectiveState(taid=TaidState(t=0.6))) == expected
+    assert make_divergence(section, taid_t=0.6) == expected
 
 
 def test_only_taid_learns_from_the_loss_and_on_either_side() -> None:
@@ -197,30 +197,19 @@ JUDGED = Validity(
     ],
 )
 def test_a_judged_rule_is_the_one_that_the_config_names(rule: config.Weighting, expected: Weights) -> None:
-    found = row_weights(rule, validity=JUDGED, fused=[], num_rows=4, special_ids=[0])
+    found = row_weights(rule, validity=JUDGED, teacher_probabilities=None, num_rows=4, special_ids=[0])
     for name in ("weight", "judged", "clipped", "invalid"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist()
 
 
-def test_rules_without_a_judge_take_the_sides_in_row_order() -> None:
-    def side(probability: list[float] | None, collision: list[float] | None) -> FusedRows:
-        prob, norm = (None if given is None else torch.tensor(given) for given in (probability, collision))
-        none = torch.zeros(0)
-        return FusedRows(
-            divergence=none,
-            student_argmax=none.long(),
-            student_proposal=None,
-            teacher_prob_of_student_argmax=prob,
-            teacher_collision=norm,
-            student_entropy=None,
-            teacher_entropy=None,
-        )
-
-    fused = [side([0.7, 0.2], [0.54, 0.5]), side([0.1], [0.9])]
-    rule = config.TeacherProbWeighting(gamma=0.25, clamp=1.5, eps=1e-3)
-    found = row_weights(rule, validity=None, fused=fused, num_rows=3, special_ids=[])
+def test_rules_without_a_judge_read_the_teacher_alone() -> None:
     joined = [np.array(a, np.float32) for a in ([0.7, 0.2, 0.1], [0.54, 0.5, 0.9])]
+    known = TeacherProbabilities(of_student_argmax=joined[0], collision=joined[1])
+    rule = config.TeacherProbWeighting(gamma=0.25, clamp=1.5, eps=1e-3)
+    found = row_weights(rule, validity=None, teacher_probabilities=known, num_rows=3, special_ids=[])
     expected = teacher_prob_weights(*joined, gamma=0.25, clamp=1.5, eps=1e-3)
     assert found.weight.tolist() == expected.weight.tolist()
-    uniform = row_weights(config.UniformWeighting(), validity=None, fused=[], num_rows=3, special_ids=[])
+    uniform = row_weights(
+        config.UniformWeighting(), validity=None, teacher_probabilities=None, num_rows=3, special_ids=[]
+    )
     assert uniform.weight.tolist() == [1, 1, 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vcrd_ray.config import SftSection, StudentSection, TinyPrompts
 from vcrd_ray.data.problems import Example, make_examples, read_problems
-from vcrd_ray.models.backend import TorchBackend
+from vcrd_ray.models.backend.torch import TorchBackend
 from vcrd_ray.models.batching import batch_responses, packed_responses
 from vcrd_ray.models.student import Student
 from vcrd_ray.tiny.world import WorldConfig

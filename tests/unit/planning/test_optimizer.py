@@ -25,7 +25,7 @@ def _kept_bytes(dtype: DType, lora: LoraSection | None, stages: list[int], port:
     import numpy as np
     import torch
 
-    from vcrd_ray.models.backend import DeepSpeedBackend, use_cpu_accelerator
+    from vcrd_ray.models.backend.deepspeed import DeepSpeedBackend, use_cpu_accelerator
     from vcrd_ray.models.batching import batch_responses
     from vcrd_ray.models.student import Student
 

@@ -18,7 +18,7 @@ from vcrd_ray.errors import JudgeError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.judges.requests import judged_at
-from vcrd_ray.models.backend import TorchBackend
+from vcrd_ray.models.backend.torch import TorchBackend
 from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, resolve_model, token_ids_with
 from vcrd_ray.models.student import Student
 from vcrd_ray.training.batches import Batches

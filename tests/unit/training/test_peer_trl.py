@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from tests.conftest import STUDENT, TEACHER
 from vcrd_ray.config import LoraSection, StudentSection
 from vcrd_ray.method.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL
 from vcrd_ray.method.fused import HiddenTeacher, fused_divergence
-from vcrd_ray.method.objectives import row_coefficients
+from vcrd_ray.method.loss import Denominators, distillation_loss, token_coefficients
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_head, pad_id, resolve_model
 from vcrd_ray.models.student import Student
@@ -71,16 +72,13 @@ def loss_and_gradients(divergence: Divergence, pairs: list[RolloutPair]) -> tupl
         vocab_size=len(student.tokenizer),
         chunk_rows=100,
     )
-    coefficient = row_coefficients(
+    coefficient = token_coefficients(
         rows,
-        lambda_teacher=1.0,
-        lambda_student=0.0,
+        lambdas=(1.0, 0.0),
         reduction="global_token_mean",
-        num_pairs=len(pairs),
-        num_teacher_tokens=cut,
-        num_student_tokens=rows.num_rows - cut,
+        denominators=Denominators(pairs=len(pairs), teacher_tokens=cut, student_tokens=rows.num_rows - cut),
     )
-    loss = (torch.from_numpy(coefficient[:cut]) * fused.divergence).sum()
+    loss = distillation_loss(fused.divergence, weights=np.ones(cut, np.float32), coefficients=coefficient[:cut])
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach()), gradients(student.model)
 

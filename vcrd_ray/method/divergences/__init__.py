@@ -13,6 +13,7 @@ from vcrd_ray.method.divergences.adaptive import AdaptiveKL
 from vcrd_ray.method.divergences.alpha_beta import AlphaBeta
 from vcrd_ray.method.divergences.interpolated import AlphaMixture, InterpolatedTarget
 from vcrd_ray.method.divergences.jensen_shannon import GeneralizedJSD
+from vcrd_ray.method.divergences.named import make_divergence
 from vcrd_ray.method.divergences.protocol import Divergence
 from vcrd_ray.method.divergences.skewed import SkewedKL, SkewedReverseKL
 
@@ -25,4 +26,5 @@ __all__ = [
     "InterpolatedTarget",
     "SkewedKL",
     "SkewedReverseKL",
+    "make_divergence",
 ]

@@ -14,7 +14,7 @@ from tests.conftest import STUDENT
 from vcrd_ray.config import LoraSection, OptimSection, SamplingSection, StudentSection
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import SyncError
-from vcrd_ray.models.backend import TorchBackend
+from vcrd_ray.models.backend.torch import TorchBackend
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.student import Student
 from vcrd_ray.training.on_policy.policy_versions import read_version

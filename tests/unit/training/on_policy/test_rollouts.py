@@ -16,7 +16,7 @@ from vcrd_ray.config.methods import with_method
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.engines.loading import load_versioned_engine
 from vcrd_ray.errors import SyncError
-from vcrd_ray.models.backend import TorchBackend
+from vcrd_ray.models.backend.torch import TorchBackend
 from vcrd_ray.models.checkpoint_files import load_head, resolve_model
 from vcrd_ray.models.student import Student
 from vcrd_ray.training.batches import Batches
