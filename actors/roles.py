@@ -114,7 +114,7 @@ class JudgeActor:
         return self._judge.profile.fingerprint
 
     def score(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> JudgeScores:
-        """Scores of one side's rollouts and of the other model's proposals. [rows of that side]"""
+        """Scores of one side's rollouts and of the other model's proposals. [tokens of that side]"""
 
         def ask(request: JudgeRequest) -> JudgeScores:
             if self._merging is not None:

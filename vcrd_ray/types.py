@@ -1,8 +1,8 @@
 """What flows through a distillation run, one type a stage. Knows numpy only: no models, no Ray.
 
-Rows. A micro-batch of pairs is flattened to *rows*, one for each response position: first the rows of all teacher
-rollouts in the order of the pairs, then the rows of all student rollouts. Every per-position array in the program
-(divergence, proposal, score, weight) follows that order; `RowLayout` is the one place that computes it.
+Tokens. A micro-batch of pairs is flattened to its response *tokens*: first those of all teacher rollouts in the order of
+the pairs, then those of all student rollouts. Every array with an entry a token (divergence, proposal, score, weight)
+follows that order; `TokenLayout` is the one place that computes it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from vcrd_ray.errors import DataError
 
 Side = Literal["teacher", "student"]
-"""Whose rollout (and so whose prefixes) a row belongs to."""
+"""Whose rollout (and so whose prefixes) a token belongs to."""
 SIDES: tuple[Side, Side] = ("teacher", "student")
-"""In row order."""
+"""In token order."""
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -97,14 +97,14 @@ class PairBatch:
             raise DataError(f"update {self.update}, micro-batch {self.micro}: no pairs")
 
     @cached_property
-    def rows(self) -> RowLayout:
-        """The row order of this batch."""
-        return RowLayout(pairs=self.pairs)
+    def layout(self) -> TokenLayout:
+        """The token order of this batch."""
+        return TokenLayout(pairs=self.pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowLayout:
-    """Where each row comes from. All arrays are [N], N = N_teacher + N_student response positions.
+class TokenLayout:
+    """Where each token comes from. All arrays are [N], N = N_teacher + N_student response positions.
 
     Example, two pairs with teacher responses of 2 and 1 tokens and student responses of 1 and 2:
         is_teacher  1 1 1 0 0 0
@@ -126,34 +126,34 @@ class RowLayout:
         return self.lengths[:cut] if side == "teacher" else self.lengths[cut:]
 
     @property
-    def num_rows(self) -> int:
+    def num_tokens(self) -> int:
         """N."""
         return int(self.lengths.sum())
 
     @cached_property
-    def num_teacher_rows(self) -> int:
-        """Rows [:n] are on teacher prefixes, rows [n:] on student prefixes."""
+    def num_teacher_tokens(self) -> int:
+        """Tokens [:n] are on teacher prefixes, tokens [n:] on student prefixes."""
         return int(self.lengths[: len(self.pairs)].sum())
 
     @property
-    def num_student_rows(self) -> int:
+    def num_student_tokens(self) -> int:
         """N_student."""
-        return self.num_rows - self.num_teacher_rows
+        return self.num_tokens - self.num_teacher_tokens
 
-    def side_rows(self, side: Side) -> slice:
-        """The rows on one side's prefixes."""
-        cut = self.num_teacher_rows
-        return slice(0, cut) if side == "teacher" else slice(cut, self.num_rows)
+    def span(self, side: Side) -> slice:
+        """Where the tokens on one side's prefixes are."""
+        cut = self.num_teacher_tokens
+        return slice(0, cut) if side == "teacher" else slice(cut, self.num_tokens)
 
-    def has_rows(self, side: Side) -> bool:
+    def takes_part(self, side: Side) -> bool:
         """Whether a side takes part at all."""
-        rows = self.side_rows(side)
-        return bool(rows.stop > rows.start)
+        span = self.span(side)
+        return bool(span.stop > span.start)
 
     @cached_property
     def is_teacher(self) -> npt.NDArray[np.bool_]:
         """True on teacher prefixes. [N]"""
-        return np.arange(self.num_rows) < self.num_teacher_rows
+        return np.arange(self.num_tokens) < self.num_teacher_tokens
 
     @cached_property
     def sequence(self) -> IntArray:
@@ -171,14 +171,14 @@ class RowLayout:
         return np.concatenate([np.arange(n, dtype=np.int32) for n in self.lengths])
 
     @cached_property
-    def tokens(self) -> IntArray:
-        """The trajectory token at each row: the owner's proposal. [N]"""
+    def token_ids(self) -> IntArray:
+        """The trajectory's tokens: the owner's proposals. [N]"""
         parts = [p.teacher_ids for p in self.pairs] + [p.student_ids for p in self.pairs]
         return np.concatenate(parts).astype(np.int32)
 
     @cached_property
     def sequence_lengths(self) -> IntArray:
-        """Response length of the sequence that each row belongs to. [N]"""
+        """Response length of the sequence that each token belongs to. [N]"""
         return self.lengths[self.sequence]
 
 
@@ -195,13 +195,13 @@ class TeacherRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSignals:
-    """What the teacher says about one micro-batch. Arrays are in row order; one transport's fields are set.
+    """What the teacher says about one micro-batch. Arrays are in token order; one transport's fields are set.
 
     Floats are float32, or the bits of bfloat16 as uint16.
     """
 
     hidden: npt.NDArray[np.generic] | None = None
-    """Last hidden states after the final norm at the position that predicts each row's token. [N, d_teacher]"""
+    """Last hidden states after the final norm at the position that predicts each token. [N, d_teacher]"""
     logits: npt.NDArray[np.generic] | None = None
     """[N, tokens of the tokenizer]"""
     top_ids: IntArray | None = None
@@ -209,7 +209,7 @@ class TeacherSignals:
     top_logp: FloatArray | None = None
     """Their log-probabilities under the whole distribution. [N, k]"""
     student_prefix_proposals: IntArray
-    """a^T ~ p(.|c^S), one for each student row; empty unless asked for. [N_student]"""
+    """a^T ~ p(.|c^S), one for each token on student prefixes; empty unless asked for. [N_student]"""
     seconds: float
     """Time the teacher worked on it."""
 
@@ -251,9 +251,9 @@ class JudgeScores:
     """The request was given up because judges died of it: all logits are NaN, and no fault of theirs."""
 
     @classmethod
-    def nothing(cls, num_rows: int, *, set_aside: bool) -> JudgeScores:
-        """No score for any row."""
-        logit = np.full(num_rows, np.nan, dtype=np.float32)
+    def nothing(cls, num_tokens: int, *, set_aside: bool) -> JudgeScores:
+        """No score for any token."""
+        logit = np.full(num_tokens, np.nan, dtype=np.float32)
         return cls(trunk_logit=logit, candidate_logit=logit, num_tokens=0, seconds=0.0, set_aside=set_aside)
 
 
@@ -268,7 +268,7 @@ class StepSolution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validity:
-    """Both models' proposals at every row and what the judge said of them. All arrays [N], row order."""
+    """Both models' proposals at every token and what the judge said of them. All arrays [N], token order."""
 
     teacher_proposal: IntArray
     student_proposal: IntArray
@@ -278,7 +278,7 @@ class Validity:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Validity]) -> Validity:
-        """Rows of several parts, one after the other."""
+        """Tokens of several parts, one after the other."""
         names = ("teacher_proposal", "student_proposal", "teacher_logit", "student_logit")
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
@@ -299,7 +299,7 @@ class Decision:
     student_score: float
     weight: float
     divergence: float
-    """Unweighted divergence of the row, nats."""
+    """Unweighted divergence of the token, nats."""
     sampled: bool
     """Whether it belongs to the uniform sample; the others are the extremes of their update."""
     student_version: int = 0

@@ -44,8 +44,8 @@ class _RemoteScores:
                     f" {self._max_set_aside}, the last {self._request.id}: look at the judge's log; lower"
                     " judge.max_batch_tokens if it ran out of memory"
                 )
-            rows = self._batch.result().rows.side_rows(self._side)
-            return JudgeScores.nothing(rows.stop - rows.start, set_aside=True)
+            span = self._batch.result().layout.span(self._side)
+            return JudgeScores.nothing(span.stop - span.start, set_aside=True)
         return cast(JudgeScores, answer)
 
 

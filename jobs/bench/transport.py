@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from vcrd_ray.method.divergences import Divergence
-    from vcrd_ray.method.fused import TeacherRows
+    from vcrd_ray.method.fused import TeacherDistribution
 
 _EXPONENTS = {"peaked": 2.2, "mid": 1.5, "flat": 1.05}
 """Of the token's rank: probability falls as rank^-exponent before noise."""
@@ -55,7 +55,7 @@ class _Case:
         self.vocab = min(len(student_head), len(teacher_head))
         self.teacher_logp = (teacher_hidden @ teacher_head[: self.vocab].T).log_softmax(-1)
 
-    def loss_and_gradient(self, divergence: Divergence, teacher: TeacherRows) -> tuple[float, torch.Tensor]:
+    def loss_and_gradient(self, divergence: Divergence, teacher: TeacherDistribution) -> tuple[float, torch.Tensor]:
         from vcrd_ray.method.fused import fused_divergence
 
         hidden = self.student_hidden.clone().requires_grad_()
@@ -133,7 +133,7 @@ def _tiny(rows: int) -> _Case:
         backbone = load_causal_lm(path, dtype="float32", device=cpu).get_decoder()
         with torch.no_grad():
             hidden = backbone(input_ids=batch.ids).last_hidden_state
-        states += [hidden[batch.row_sequence, batch.row_index], load_head(path, dtype="float32")[: len(tokenizer)]]
+        states += [hidden[batch.token_sequence, batch.token_index], load_head(path, dtype="float32")[: len(tokenizer)]]
     return _Case(*states)
 
 

@@ -407,7 +407,7 @@ def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> No
         _RemoteScores(client, request, batch=Ready(batch), side="teacher", timeout_s=1000, max_set_aside=1)
         for request in ask(client, "a", "b")
     ]
-    assert pending[0].result().set_aside and len(pending[0].result().trunk_logit) == batch.rows.num_teacher_rows
+    assert pending[0].result().set_aside and len(pending[0].result().trunk_logit) == batch.layout.num_teacher_tokens
     with pytest.raises(JudgeError, match=r"died of 2 requests, more than judge.max_set_aside 1, the last b"):
         pending[1].result()
 

@@ -15,17 +15,17 @@ from vcrd_ray.models.wire import to_wire
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, TeacherRequest, TeacherSignals
 
 _CHUNK_ROWS = 256
-"""Rows whose logits exist at a time."""
+"""Tokens whose logits exist at a time."""
 
 
 def teacher_signals(
     batch: PairBatch, hidden: Float[Tensor, "n d"], head: Float[Tensor, "v d"], request: TeacherRequest
 ) -> TeacherSignals:
-    """The distribution at every row as the request wants it, and a proposal at every student row.
+    """The distribution at every token as the request wants it, and a proposal at every one on student prefixes.
 
     Args:
         batch: the micro-batch.
-        hidden: states after the final norm that predict each row's token, in row order.
+        hidden: states after the final norm that predict each token, in token order.
         head: of the tokenizer's tokens only.
         request: what is wanted. Proposals are drawn at temperature 1 from the exact distribution.
     """
@@ -34,7 +34,7 @@ def teacher_signals(
         case "hidden":
             return TeacherSignals(hidden=to_wire(hidden), student_prefix_proposals=proposals, seconds=0.0)
         case "logits":
-            logits = [_logits(hidden[rows], head).to(hidden.dtype) for rows in _chunks(len(hidden))]
+            logits = [_logits(hidden[span], head).to(hidden.dtype) for span in _chunks(len(hidden))]
             return TeacherSignals(logits=to_wire(torch.cat(logits)), student_prefix_proposals=proposals, seconds=0.0)
         case "top_k":
             ids, logp = _top_k(hidden, head, request.top_k)
@@ -42,15 +42,15 @@ def teacher_signals(
 
 
 def pair_keys(batch: PairBatch) -> np.ndarray:
-    """Random-number key of each row's rollout, a new one for each version of the student. uint64 [N]"""
+    """Random-number key of each token's rollout, a new one for each version of the student. uint64 [N]"""
     names = [f"{p.id}@{p.student_version}" if p.student_version else p.id for p in batch.pairs]
     keys = np.array([stable_hash(name) for name in names], dtype=np.uint64)
-    return keys[batch.rows.pair]
+    return keys[batch.layout.pair]
 
 
 def _propose(batch: PairBatch, hidden: Tensor, head: Tensor, seed: int) -> IntArray:
-    layout = batch.rows
-    on_student = slice(layout.num_teacher_rows, layout.num_rows)
+    layout = batch.layout
+    on_student = slice(layout.num_teacher_tokens, layout.num_tokens)
     # The same in every epoch: the teacher and the rollout are fixed, so what depends on them alone is judged once.
     uniform = uniforms(
         seed=seed,
@@ -60,16 +60,16 @@ def _propose(batch: PairBatch, hidden: Tensor, head: Tensor, seed: int) -> IntAr
         positions=layout.position[on_student],
     )
     hidden, drawn = hidden[on_student], [np.zeros(0, dtype=np.int32)]
-    for rows in _chunks(len(hidden)):
-        logp = torch.log_softmax(_logits(hidden[rows], head), dim=-1)
-        drawn.append(sample_rows(logp, torch.from_numpy(uniform[rows]).to(hidden.device)).cpu().numpy())
+    for span in _chunks(len(hidden)):
+        logp = torch.log_softmax(_logits(hidden[span], head), dim=-1)
+        drawn.append(sample_rows(logp, torch.from_numpy(uniform[span]).to(hidden.device)).cpu().numpy())
     return np.concatenate(drawn).astype(np.int32)
 
 
 def _top_k(hidden: Tensor, head: Tensor, k: int) -> tuple[IntArray, FloatArray]:
     ids, values = [], []
-    for rows in _chunks(len(hidden)):
-        logp = torch.log_softmax(_logits(hidden[rows], head), dim=-1)
+    for span in _chunks(len(hidden)):
+        logp = torch.log_softmax(_logits(hidden[span], head), dim=-1)
         top = logp.topk(min(k, logp.shape[-1]), dim=-1)
         ids.append(top.indices.cpu().numpy().astype(np.int32))
         values.append(top.values.cpu().numpy())

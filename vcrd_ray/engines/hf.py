@@ -86,7 +86,7 @@ class HFEngine:
         inputs = response_batch(batch.pairs, pad_id(self._tokenizer), self._device)
         backbone = self._model.get_decoder()
         states = backbone(input_ids=inputs.ids, use_cache=False).last_hidden_state
-        hidden = states[inputs.row_sequence, inputs.row_index]
+        hidden = states[inputs.token_sequence, inputs.token_index]
         head = self._model.get_output_embeddings().weight[: self._vocab_size]
         return replace(teacher_signals(batch, hidden, head, request), seconds=time.perf_counter() - start)
 

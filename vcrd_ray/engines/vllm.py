@@ -109,8 +109,8 @@ class VLLMEngine:
         asked = [(prompt, response) for prompt, response in both_sides if len(response)]
         states = self._states([np.concatenate(both) for both in asked])
         # The state at a token predicts the next one.
-        rows = [h[len(prompt) - 1 : -1] for (prompt, _), h in zip(asked, states, strict=True)]
-        signals = teacher_signals(batch, torch.cat(rows).to(self._device), self._head, request)
+        states_of = [h[len(prompt) - 1 : -1] for (prompt, _), h in zip(asked, states, strict=True)]
+        signals = teacher_signals(batch, torch.cat(states_of).to(self._device), self._head, request)
         return replace(signals, seconds=time.perf_counter() - start)
 
     def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:

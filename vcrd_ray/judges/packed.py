@@ -23,7 +23,7 @@ from vcrd_ray.judges.checkpoint import check_readable
 from vcrd_ray.judges.packed_trees import Tree, pack
 from vcrd_ray.judges.self_check import largest_difference
 from vcrd_ray.models.batching import pad_right
-from vcrd_ray.models.packing import batches_within_budget, lines_within_budget
+from vcrd_ray.models.packing import batches_within_budget, rows_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 _BRANCHY = 0.6
@@ -85,7 +85,7 @@ class PackedJudge:
         """
         start = time.perf_counter()
         trees = self._trees(request)
-        bounds = _row_bounds(request)
+        bounds = _token_bounds(request)
         own_logit = np.empty(bounds[-1], dtype=np.float32)
         other_logit = np.empty(bounds[-1], dtype=np.float32)
         for rows in self._batches([len(tree) for tree in trees]):
@@ -116,7 +116,7 @@ class PackedJudge:
         This is what packed scoring must equal: the model's causal attention, with no mask and no positions of ours.
         """
         trees = self._trees(request)
-        bounds = _row_bounds(request)
+        bounds = _token_bounds(request)
         found = []
         for row in rows:
             s = int(np.searchsorted(bounds, row, side="right")) - 1
@@ -173,7 +173,7 @@ class PackedJudge:
     def _batches(self, sizes: Sequence[int]) -> list[list[list[int]]]:
         """Forwards, each a list of rows of trees: for flex attention one row of many trees, else a row a tree."""
         if self._attention == "flex":
-            return [[row] for row in lines_within_budget(sizes, self._max_batch_tokens)]
+            return [[row] for row in rows_within_budget(sizes, self._max_batch_tokens)]
         return [[[i] for i in batch] for batch in batches_within_budget(sizes, self._max_batch_tokens)]
 
     def _alone(self, ids: IntArray) -> float:
@@ -194,6 +194,6 @@ class PackedJudge:
         )
 
 
-def _row_bounds(request: JudgeRequest) -> npt.NDArray[np.int64]:
+def _token_bounds(request: JudgeRequest) -> npt.NDArray[np.int64]:
     """Trajectory s owns the rows bounds[s] : bounds[s + 1]. [S + 1]"""
     return np.cumsum([0, *(len(response) for response in request.responses)], dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Between micro-batches and judges: what is asked about their rows, and what the answers mean. Knows no models.
+"""Between micro-batches and judges: what is asked about their tokens, and what the answers mean. Knows no models.
 
-A judge may answer nothing for a request, or something of the wrong size; such rows are known here and weigh 1.
+A judge may answer nothing for a request, or something of the wrong size; such tokens are known here and weigh 1.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def judge_request(
     """The request about one side's rollouts.
 
     Args:
-        candidates: the other model's proposals, in row order.
+        candidates: the other model's proposals, in token order.
         only_at: trajectory tokens at which candidates are judged; elsewhere the trajectory's own takes their place, which
             costs nothing. None: everywhere.
     """
     if only_at is not None:
-        own = batch.rows.tokens[batch.rows.side_rows(side)]
+        own = batch.layout.token_ids[batch.layout.span(side)]
         candidates = np.where(np.isin(own, list(only_at)), candidates, own)
     asked = [(p.question, p.teacher_ids if side == "teacher" else p.student_ids) for p in batch.pairs]
     questions, responses = zip(*((question, ids) for question, ids in asked if len(ids)), strict=True)
@@ -55,19 +55,19 @@ def validity_of(
     teacher_proposals: IntArray,
     student_proposals: IntArray | None,
 ) -> Validity:
-    """Both proposals and scores of every row of the judged sides.
+    """Both proposals and scores of every token of the judged sides.
 
     The owner of a rollout proposes its own next token; the other model proposes a fresh sample: the teacher on student
     prefixes [N_student], the student on teacher prefixes [N_teacher].
     """
-    tokens = batch.rows.tokens
+    tokens = batch.layout.token_ids
     parts: list[Validity] = []
     if "teacher" in scores:
         assert student_proposals is not None
         on_teacher = scores["teacher"]
         parts.append(
             Validity(
-                teacher_proposal=tokens[: batch.rows.num_teacher_rows],
+                teacher_proposal=tokens[: batch.layout.num_teacher_tokens],
                 student_proposal=student_proposals,
                 teacher_logit=on_teacher.trunk_logit,
                 student_logit=on_teacher.candidate_logit,
@@ -78,7 +78,7 @@ def validity_of(
         parts.append(
             Validity(
                 teacher_proposal=teacher_proposals,
-                student_proposal=tokens[batch.rows.num_teacher_rows :],
+                student_proposal=tokens[batch.layout.num_teacher_tokens :],
                 teacher_logit=on_student.candidate_logit,
                 student_logit=on_student.trunk_logit,
             )
@@ -86,15 +86,15 @@ def validity_of(
     return Validity.concatenate(parts)
 
 
-def one_per_row(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeScores:
-    """The same, or no scores where it cannot be known which row each belongs to."""
-    rows = batch.rows.side_rows(side)
-    wanted = (rows.stop - rows.start,)
+def one_per_token(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeScores:
+    """The same, or no scores where it cannot be known which token each belongs to."""
+    span = batch.layout.span(side)
+    wanted = (span.stop - span.start,)
     found = (np.shape(scores.trunk_logit), np.shape(scores.candidate_logit))
     if found == (wanted, wanted):
         return scores
     logger.warning(
-        "update %d, micro-batch %d: the judge answered %s scores of tokens and %s of candidates for %s rows on %s prefixes",
+        "update %d, micro-batch %d: the judge answered %s scores of tokens and %s of candidates for %s tokens on %s prefixes",
         *(batch.update, batch.micro, *found, wanted, side),
     )
     missing = JudgeScores.nothing(*wanted, set_aside=False)
@@ -102,8 +102,8 @@ def one_per_row(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeScore
 
 
 def set_aside_rows(batch: PairBatch, scores: Mapping[Side, JudgeScores]) -> BoolArray:
-    """Rows that nobody could judge. [N]"""
-    rows = np.zeros(batch.rows.num_rows, dtype=np.bool_)
+    """Tokens that nobody could judge. [N]"""
+    quarantined = np.zeros(batch.layout.num_tokens, dtype=np.bool_)
     for side, of_side in scores.items():
-        rows[batch.rows.side_rows(side)] = of_side.set_aside
-    return rows
+        quarantined[batch.layout.span(side)] = of_side.set_aside
+    return quarantined

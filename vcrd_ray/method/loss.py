@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vcrd_ray.config import ObjectiveSection
 from vcrd_ray.method.curricula import gradual_factors
-from vcrd_ray.types import FloatArray, RowLayout
+from vcrd_ray.types import FloatArray, TokenLayout
 
 Reduction = Literal["sequence_mean", "sum", "global_token_mean"]
 
@@ -56,7 +56,7 @@ def lambdas(section: ObjectiveSection, *, progress: float) -> tuple[float, float
 
 
 def token_coefficients(
-    layout: RowLayout, *, lambdas: tuple[float, float], reduction: Reduction, denominators: Denominators
+    layout: TokenLayout, *, lambdas: tuple[float, float], reduction: Reduction, denominators: Denominators
 ) -> FloatArray:
     """Strength of a token's side over its denominator, so that the sum over all tokens of an update is its loss. [N]
 
@@ -71,7 +71,7 @@ def token_coefficients(
     if reduction == "sequence_mean":
         denominator = layout.sequence_lengths.astype(np.float64) * denominators.pairs
     elif reduction == "sum":
-        denominator = np.full(layout.num_rows, float(denominators.pairs))
+        denominator = np.full(layout.num_tokens, float(denominators.pairs))
     else:
         denominator = np.where(
             layout.is_teacher, float(denominators.teacher_tokens), float(denominators.student_tokens)

@@ -17,7 +17,7 @@ from vcrd_ray.method import divergences
 from vcrd_ray.method.curricula import MixingState, TaidState, adaptive_alpha
 from vcrd_ray.method.divergences import Divergence
 from vcrd_ray.method.fused import PerSequenceSkew
-from vcrd_ray.types import FloatArray, RowLayout, Side
+from vcrd_ray.types import FloatArray, Side, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,14 @@ def is_adaptive(section: DivergenceSection) -> bool:
 def with_adaptive_skew(
     divergence: Divergence,
     advantage: FloatArray,
-    layout: RowLayout,
+    layout: TokenLayout,
     side: Side,
     state: ObjectiveState,
 ) -> Divergence | PerSequenceSkew:
     """The skew of each sequence from its owner's advantage, once the first update has set the anchor.
 
     Args:
-        advantage: for each sequence of this side that has rows, exp of the mean log-probability of its tokens under its
+        advantage: for each sequence of this side that takes part, exp of the mean log-probability of its tokens under its
             owner minus the same under the other model. [sequences]
     """
     assert isinstance(divergence, divergences.SkewedKL | divergences.SkewedReverseKL)
@@ -90,9 +90,9 @@ def with_adaptive_skew(
 
 
 def sequence_advantage(owner_logp: FloatArray, other_logp: FloatArray, lengths: np.ndarray) -> FloatArray:
-    """exp(mean ln p_owner) - exp(mean ln p_other) of each sequence, from rows in order. [sequences with rows]"""
+    """exp(mean ln p_owner) - exp(mean ln p_other) of each sequence, from tokens in order. [sequences that take part]"""
     lengths = lengths[lengths > 0]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    means = [np.add.reduceat(rows.astype(np.float64), starts) / lengths for rows in (owner_logp, other_logp)]
+    means = [np.add.reduceat(logp.astype(np.float64), starts) / lengths for logp in (owner_logp, other_logp)]
     advantage: FloatArray = (np.exp(means[0]) - np.exp(means[1])).astype(np.float32)
     return advantage

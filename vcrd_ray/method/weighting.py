@@ -1,6 +1,6 @@
-"""What is known of both proposals -> one weight a row. Knows nothing of models, losses or Ray.
+"""What is known of both proposals -> one weight a token. Knows nothing of models, losses or Ray.
 
-A weight is a constant of the loss: it scales how strongly a row follows the teacher and never changes where to.
+A weight is a constant of the loss: it scales how strongly a token follows the teacher and never changes where to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """One weight a row, and why it is what it is. All [N]."""
+    """One weight a token, and why it is what it is. All [N]."""
 
     weight: FloatArray
     judged: BoolArray
@@ -40,37 +40,37 @@ class TeacherProbabilities:
     """Sum of p^2."""
 
 
-def row_weights(
+def token_weights(
     weighting: config.Weighting,
     *,
     validity: Validity | None,
     teacher_probabilities: TeacherProbabilities | None,
-    num_rows: int,
+    num_tokens: int,
     special_ids: Collection[int],
     ends_step: BoolArray | None = None,
 ) -> Weights:
-    """One weight a row from whatever signal the rule declares that it needs.
+    """One weight a token from whatever signal the rule declares that it needs.
 
     Args:
         teacher_probabilities: for the rule without a judge.
-        ends_step: rows whose trajectory token ends a step, for the rule that asks for it. [N]
+        ends_step: where the trajectory's token ends a step, for the rule that asks for it. [N]
     """
     match weighting:
         case config.CompositeWeighting():
             assert ends_step is not None
             parts = (
-                row_weights(
+                token_weights(
                     part,
                     validity=validity,
                     teacher_probabilities=teacher_probabilities,
-                    num_rows=num_rows,
+                    num_tokens=num_tokens,
                     special_ids=special_ids,
                 )
                 for part in (weighting.step_end, weighting.mid_step)
             )
             return chosen_weights(ends_step, *parts)
         case config.UniformWeighting():
-            return uniform_weights(num_rows)
+            return uniform_weights(num_tokens)
         case config.TeacherProbWeighting():
             assert teacher_probabilities is not None
             return teacher_prob_weights(
@@ -163,13 +163,13 @@ def teacher_prob_weights(
 
 
 def chosen_weights(where: BoolArray, there: Weights, elsewhere: Weights) -> Weights:
-    """One rule's weights on some rows, another's on all others."""
+    """One rule's weights on some tokens, another's on all others."""
     names = ("weight", "judged", "clipped", "invalid")
     return Weights(**{name: np.where(where, getattr(there, name), getattr(elsewhere, name)) for name in names})
 
 
 def uniform_weights(n: int) -> Weights:
-    """w = 1: every row as strong as every other."""
+    """w = 1: every token as strong as every other."""
     nowhere = np.zeros(n, dtype=np.bool_)
     return Weights(weight=np.ones(n, dtype=np.float32), judged=nowhere, clipped=nowhere, invalid=nowhere)
 

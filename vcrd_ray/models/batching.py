@@ -17,7 +17,7 @@ from vcrd_ray.types import IntArray, RolloutPair
 class ResponseBatch:
     """Prompt + response sequences, right-padded, with the positions that predict each response token.
 
-    Row n of a loss is predicted by the state at `ids[row_sequence[n], row_index[n]]`: the first response token by the
+    Token n of a loss is predicted by the state at `ids[token_sequence[n], token_index[n]]`: the first response token by the
     last prompt token. There is no attention mask: padding stands behind everything, and causal attention does not look
     there.
     """
@@ -26,12 +26,12 @@ class ResponseBatch:
     positions: Int[torch.Tensor, "s l"] | None
     """Position of each token in its own sequence; each 0 begins a sequence that sees nothing before it. None: one
     sequence a row."""
-    row_sequence: Int[torch.Tensor, " n"]
-    row_index: Int[torch.Tensor, " n"]
+    token_sequence: Int[torch.Tensor, " n"]
+    token_index: Int[torch.Tensor, " n"]
 
 
 def response_batch(pairs: Sequence[RolloutPair], padding: int, device: torch.device) -> ResponseBatch:
-    """The rollouts of all pairs as sequences in row order: teacher responses, then student responses; empty ones left out."""
+    """The rollouts of all pairs as sequences in token order: teacher responses, then student responses; empty ones left out."""
     on_teacher = [(p.prompt_ids, p.teacher_ids) for p in pairs if len(p.teacher_ids)]
     on_student = [(p.prompt_ids, p.student_ids) for p in pairs if len(p.student_ids)]
     prompts, responses = zip(*on_teacher, *on_student, strict=True)
@@ -52,8 +52,8 @@ def batch_responses(
     return ResponseBatch(
         ids=torch.from_numpy(ids).to(device),
         positions=None,
-        row_sequence=torch.from_numpy(sequence).to(device),
-        row_index=torch.from_numpy(index).to(device),
+        token_sequence=torch.from_numpy(sequence).to(device),
+        token_index=torch.from_numpy(index).to(device),
     )
 
 
@@ -91,8 +91,8 @@ def packed_responses(
     return ResponseBatch(
         ids=torch.from_numpy(ids).to(device),
         positions=torch.from_numpy(positions).to(device),
-        row_sequence=torch.from_numpy(np.concatenate(sequence)).to(device),
-        row_index=torch.from_numpy(np.concatenate(at)).to(device),
+        token_sequence=torch.from_numpy(np.concatenate(sequence)).to(device),
+        token_index=torch.from_numpy(np.concatenate(at)).to(device),
     )
 
 

@@ -1,4 +1,4 @@
-"""Lengths -> which sequences share a forward, or a line of one. The only packer; knows nothing of what the sequences are."""
+"""Lengths -> which sequences share a forward, or a row of one. The only packer; knows nothing of what the sequences are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def batches_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of sequences that share a forward, a line each: neighbours in length, so with little padding.
+    """Indices of sequences that share a forward, a row each: neighbours in length, so with little padding.
 
     No batch holds more than `max_tokens` tokens, padding included, except that a sequence longer
     than that is a batch of its own. Longest first: what needs most memory fails first.
@@ -21,19 +21,19 @@ def batches_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[in
     return batches
 
 
-def lines_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of sequences that stand in one line, one behind the other: each line filled up to `max_tokens`.
+def rows_within_budget(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of sequences that stand in one row, one behind the other: each row filled up to `max_tokens`.
 
-    First fit, longest first; a sequence longer than `max_tokens` has a line of its own.
+    First fit, longest first; a sequence longer than `max_tokens` has a row of its own.
     """
-    lines: list[list[int]] = []
+    rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
         fitting = next((r for r, left in enumerate(room) if sizes[index] <= left), None)
         if fitting is None:
-            lines.append([index])
+            rows.append([index])
             room.append(max_tokens - sizes[index])
         else:
-            lines[fitting].append(index)
+            rows[fitting].append(index)
             room[fitting] -= sizes[index]
-    return lines
+    return rows

@@ -1,4 +1,4 @@
-"""The model that learns: loading, adapters, one forward to hidden rows, export. Knows no loss, no optimizer, no Ray."""
+"""The model that learns: loading, adapters, one forward to hidden states, export. Knows no loss, no optimizer, no Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Student(nn.Module):
     """A causal language model whose forward gives the state behind each response position, or its logits.
 
     With adapters the base is frozen. In full fine-tuning the output head (and an embedding tied to it) is frozen too
-    unless `train_head`, so that the loss can turn into gradient rows before the weights of the rows are known.
+    unless `train_head`, so that the loss can turn into gradients of states before the weights of the tokens are known.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Student(nn.Module):
         return self._head_parameter() if self._head_copy is None else self._head_copy
 
     def forward(self, batch: ResponseBatch, *, logits: bool = False) -> torch.Tensor:
-        """Last hidden state after the final norm at each row [N, d], or the logits there [N, V]."""
+        """Last hidden state after the final norm that predicts each token [N, d], or the logits there [N, V]."""
         causal = self._causal()
         backbone = causal.get_decoder()  # type: ignore[operator]
         states = backbone(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-        rows: torch.Tensor = states[batch.row_sequence, batch.row_index]
+        outputs: torch.Tensor = states[batch.token_sequence, batch.token_index]
         if logits:
-            rows = causal.get_output_embeddings()(rows)  # type: ignore[operator]
-        return rows
+            outputs = causal.get_output_embeddings()(outputs)  # type: ignore[operator]
+        return outputs
 
     def export(self, directory: Path) -> None:
         """Write `directory/model` (plain Hugging Face, adapters merged) and, with adapters, `directory/adapter` (PEFT).

@@ -23,7 +23,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.packed_trees import PackedTrees, Tree, pack
 from vcrd_ray.method.fused import fused_token_logp
-from vcrd_ray.models.packing import batches_within_budget, lines_within_budget
+from vcrd_ray.models.packing import batches_within_budget, rows_within_budget
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.types import FloatArray, IntArray
 
@@ -101,7 +101,7 @@ class TokenScorer:
         """
         trees = [self._tree(document) for document in documents]
         sizes = [len(tree) for tree in trees]
-        rows = lines_within_budget(sizes, min(self._row_tokens, self._max_batch_tokens))
+        rows = rows_within_budget(sizes, min(self._row_tokens, self._max_batch_tokens))
         found: list[TokenScores | None] = [None] * len(documents)
         for batch in batches_within_budget([sum(sizes[i] for i in row) for row in rows], self._max_batch_tokens):
             members = [i for r in batch for i in rows[r]]

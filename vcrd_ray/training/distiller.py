@@ -1,7 +1,7 @@
 """The update loop: carries out the plan of schedule.py on one rank. Knows the method's parts, but no Ray and no files.
 
-Per micro-batch: the teacher's distribution and the student's states give each row its divergence and its gradient row;
-the judge scores both proposals; the weights scale the rows in the backward pass.
+Per micro-batch: the teacher's distribution and the student's states give each token its divergence and the gradient of its state;
+the judge scores both proposals; the weights scale them in the backward pass.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jaxtyping import Float
 
 from vcrd_ray.config import DistillSection, TeacherSection
 from vcrd_ray.errors import JudgeError, ModelError
-from vcrd_ray.judges.requests import judged_at, one_per_row, set_aside_rows, validity_of
-from vcrd_ray.method.fused import FusedRows
+from vcrd_ray.judges.requests import judged_at, one_per_token, set_aside_rows, validity_of
+from vcrd_ray.method.fused import FusedTokens
 from vcrd_ray.method.loss import Denominators, distillation_loss, lambdas, token_coefficients
 from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive
 from vcrd_ray.method.schedule import Action, Op, plan
-from vcrd_ray.method.weighting import TeacherProbabilities, row_weights
+from vcrd_ray.method.weighting import TeacherProbabilities, token_weights
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import pad_id, special_ids
@@ -32,7 +32,7 @@ from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.on_policy.rollouts import Refresher
 from vcrd_ray.training.signals import Pending, Ready, SignalSource
 from vcrd_ray.training.telemetry import JudgeTraffic, Telemetry, pick_decisions
-from vcrd_ray.training.token_divergences import RowLosses
+from vcrd_ray.training.token_divergences import TokenDivergences
 from vcrd_ray.types import (
     SIDES,
     Decision,
@@ -77,8 +77,8 @@ class _Forwarded:
 
     asked: _Asked
     batch: PairBatch
-    fused: dict[Side, FusedRows]
-    """In row order; a side without rows is missing."""
+    fused: dict[Side, FusedTokens]
+    """In token order; a side that takes no part is missing."""
     teacher_prefix_scores: Pending[JudgeScores] | None
 
 
@@ -120,7 +120,7 @@ class Distiller:
         self._objective = section.objective
         self._batches = batches
         self._refresher = refresher
-        self._losses = RowLosses(
+        self._losses = TokenDivergences(
             student=self._student,
             teacher_head=teacher_head,
             objective=section.objective,
@@ -209,7 +209,7 @@ class Distiller:
         batch = Ready(offline) if self._refresher is None else self._refresher.take(op.update, op.micro)
         teacher = self._signals.request_teacher(batch) if self._objective.needs_teacher else None
         scores = None
-        if self._judged and offline.rows.has_rows("student"):
+        if self._judged and offline.layout.takes_part("student"):
             assert teacher is not None
             scores = self._signals.request_student_prefix_scores(batch, teacher)
         return _Asked(batch=batch, teacher=teacher, student_prefix_scores=scores)
@@ -218,7 +218,7 @@ class Distiller:
         waiting = time.perf_counter()
         batch = asked.batch.result()
         telemetry.times["wait_rollouts_s"] += time.perf_counter() - waiting
-        rows = batch.rows
+        layout = batch.layout
         hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
         signals = None
         if asked.teacher is not None:
@@ -228,11 +228,11 @@ class Distiller:
             telemetry.times["wait_teacher_s"] += time.perf_counter() - waiting
             telemetry.times["teacher_s"] += signals.seconds
         prompts = sum(len(p.prompt_ids) * int((len(p.teacher_ids) > 0) + (len(p.student_ids) > 0)) for p in batch.pairs)
-        telemetry.times["tokens"] += int(rows.lengths.sum()) + prompts
+        telemetry.times["tokens"] += int(layout.lengths.sum()) + prompts
         fused = {
             side: self._losses.of_side(side, batch, hidden, signals, self.state)
             for side in SIDES
-            if rows.has_rows(side)
+            if layout.takes_part(side)
         }
         scores = None
         if self._judged and "teacher" in fused:
@@ -268,21 +268,21 @@ class Distiller:
                 teacher_proposals=done.asked.teacher.result().student_prefix_proposals,
                 student_proposals=_proposals(done.fused["teacher"]) if "teacher" in scores else None,
             )
-        weights = row_weights(
+        weights = token_weights(
             self._objective.weighting,
             validity=validity,
             teacher_probabilities=_teacher_probabilities(list(done.fused.values())),
-            num_rows=batch.rows.num_rows,
+            num_tokens=batch.layout.num_tokens,
             special_ids=self._special_ids,
-            ends_step=None if self._judged_at is None else np.isin(batch.rows.tokens, list(self._judged_at)),
+            ends_step=None if self._judged_at is None else np.isin(batch.layout.token_ids, list(self._judged_at)),
         )
         aside = set_aside_rows(batch, scores)
         telemetry.times["set_aside"] += int((weights.invalid & aside).sum())
         weights = replace(weights, invalid=weights.invalid & ~aside)
         coefficient = self._coefficients(batch)
-        rows = torch.cat([fused.divergence for fused in done.fused.values()])
-        self._backend.backward(distillation_loss(rows, weights=weights.weight, coefficients=coefficient))
-        divergence = rows.detach().float().cpu().numpy()
+        divergences = torch.cat([fused.divergence for fused in done.fused.values()])
+        self._backend.backward(distillation_loss(divergences, weights=weights.weight, coefficients=coefficient))
+        divergence = divergences.detach().float().cpu().numpy()
         telemetry.add(batch, weights, validity, divergence=divergence, coefficient=coefficient)
         if validity is None or self._backend.rank != 0:
             return []
@@ -292,7 +292,7 @@ class Distiller:
     def _coefficients(self, batch: PairBatch) -> npt.NDArray[np.float32]:
         tokens = self._num_tokens(batch.update) if self._objective.reduction == "global_token_mean" else (0, 0)
         return token_coefficients(
-            batch.rows,
+            batch.layout,
             lambdas=lambdas(self._objective, progress=batch.update / self.num_updates),
             reduction=self._objective.reduction,
             denominators=Denominators(
@@ -321,7 +321,7 @@ class Distiller:
         waiting = time.perf_counter()
         with self._span("wait_for_judge"):
             scores = {
-                side: one_per_row(pending.result(), done.batch, side)
+                side: one_per_token(pending.result(), done.batch, side)
                 for side, pending in zip(
                     SIDES, (done.teacher_prefix_scores, done.asked.student_prefix_scores), strict=True
                 )
@@ -382,8 +382,8 @@ class Distiller:
         for batch in self._batches.validation(self._section.micro_batch_size):
             signals = self._signals.request_teacher(Ready(batch)).result()
             hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
-            rows = self._losses.of_side("teacher", batch, hidden, signals, self.state, plain=True)
-            total, count = total + float(rows.divergence.sum()), count + batch.rows.num_rows
+            fused = self._losses.of_side("teacher", batch, hidden, signals, self.state, plain=True)
+            total, count = total + float(fused.divergence.sum()), count + batch.layout.num_tokens
         self._student.train()
         return float(self._sum(np.array([total / count]))[0] / self._backend.world_size)
 
@@ -402,8 +402,8 @@ def _response_tokens(pairs: Iterable[RolloutPair]) -> npt.NDArray[np.float64]:
     return counts
 
 
-def _teacher_probabilities(fused: Sequence[FusedRows]) -> TeacherProbabilities | None:
-    """Of all sides, in row order; None where no rule asked for them."""
+def _teacher_probabilities(fused: Sequence[FusedTokens]) -> TeacherProbabilities | None:
+    """Of all sides, in token order; None where no rule asked for them."""
     parts = [(f.teacher_prob_of_student_argmax, f.teacher_collision) for f in fused]
     if any(part is None for pair in parts for part in pair):
         return None
@@ -414,6 +414,6 @@ def _teacher_probabilities(fused: Sequence[FusedRows]) -> TeacherProbabilities |
     return TeacherProbabilities(of_student_argmax=of_argmax, collision=collision)
 
 
-def _proposals(fused: FusedRows) -> npt.NDArray[np.int32]:
+def _proposals(fused: FusedTokens) -> npt.NDArray[np.int32]:
     assert fused.student_proposal is not None
     return fused.student_proposal.cpu().numpy().astype(np.int32)

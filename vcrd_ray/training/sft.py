@@ -67,5 +67,5 @@ class FineTuner:
         else:
             batch = batch_responses(prompts, responses, self._padding, device)
         logits = self._backend.forward(batch, logits=True)[:, : self._vocab_size].float()
-        targets = batch.ids[batch.row_sequence, batch.row_index + 1]
+        targets = batch.ids[batch.token_sequence, batch.token_index + 1]
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / num_tokens

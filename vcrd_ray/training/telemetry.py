@@ -1,4 +1,4 @@
-"""Rows of one update -> the sums that its metrics are made of, and the decisions worth keeping.
+"""Tokens of one update -> the sums that its metrics are made of, and the decisions worth keeping.
 
 All statistics are sums, so that micro-batches and ranks add up. Knows nothing of models or actors.
 """
@@ -69,7 +69,7 @@ class JudgeTraffic:
 
 
 class Telemetry:
-    """Sums over the rows that one rank has seen in one update."""
+    """Sums over the tokens that one rank has seen in one update."""
 
     def __init__(self) -> None:
         self.times = dict.fromkeys(_TIMES, 0.0)
@@ -91,33 +91,33 @@ class Telemetry:
         divergence: npt.NDArray[np.float32],
         coefficient: npt.NDArray[np.float32],
     ) -> None:
-        """Add one micro-batch. Arrays are [N] in row order."""
+        """Add one micro-batch. Arrays are [N] in token order."""
         for pair in batch.pairs:
             if len(pair.student_ids):
                 self.times["responses"] += 1
                 self.times["renewed"] += pair.student_version > 0
                 self.times["staleness"] += batch.update - pair.student_version
-        cut = batch.rows.num_teacher_rows
+        cut = batch.layout.num_teacher_tokens
         parts: tuple[tuple[Side, slice], ...] = (("teacher", slice(0, cut)), ("student", slice(cut, None)))
-        for side, rows in parts:
+        for side, span in parts:
             sums = self._sums[side]
-            weight = weights.weight[rows]
-            judged = weights.judged[rows]
+            weight = weights.weight[span]
+            judged = weights.judged[span]
             sums["rows"] += len(weight)
-            sums["loss"] += float((coefficient[rows] * weight * divergence[rows]).sum())
-            sums["unweighted"] += float((coefficient[rows] * divergence[rows]).sum())
-            sums["divergence"] += float(divergence[rows].sum())
+            sums["loss"] += float((coefficient[span] * weight * divergence[span]).sum())
+            sums["unweighted"] += float((coefficient[span] * divergence[span]).sum())
+            sums["divergence"] += float(divergence[span].sum())
             sums["weight"] += float(weight.sum())
             sums["weight_judged"] += float(weight[judged].sum())
             sums["judged"] += int(judged.sum())
             sums["above_one"] += int((weight[judged] > 1).sum())
             sums["at_least_one"] += int((weight >= 1).sum())
-            sums["clipped"] += int(weights.clipped[rows].sum())
-            sums["invalid"] += int(weights.invalid[rows].sum())
+            sums["clipped"] += int(weights.clipped[span].sum())
+            sums["invalid"] += int(weights.invalid[span].sum())
             if validity is not None:
-                agree = validity.teacher_proposal[rows] == validity.student_proposal[rows]
+                agree = validity.teacher_proposal[span] == validity.student_proposal[span]
                 sums["agree"] += int(agree.sum())
-                score = expit(validity.teacher_logit[rows][judged])
+                score = expit(validity.teacher_logit[span][judged])
                 sums["saturated"] += int(((score < _SATURATED) | (score > 1 - _SATURATED)).sum())
             shown = judged if judged.any() else np.ones_like(judged)
             logs = np.clip(np.log(np.maximum(weight[shown], 1e-30)), _LOG_WEIGHT_EDGES[0], _LOG_WEIGHT_EDGES[-1])
@@ -156,7 +156,7 @@ class Telemetry:
             figures[f"divergence/{side}_prefix"] = _share(of_side["divergence"], of_side["rows"])
             figures[f"weights/mean_{side}_prefix"] = _share(of_side["weight"], of_side["rows"])
         figures |= {
-            # What the weights leave of the loss that the same rows would have without them.
+            # What the weights leave of the loss that the same tokens would have without them.
             "weights/strength": _share(total["loss"], total["unweighted"]),
             "weights/mean": _share(total["weight"], total["rows"]),
             "weights/mean_judged": _share(total["weight_judged"], total["judged"]),
@@ -205,7 +205,7 @@ def pick_decisions(
     count: int,
     seed: int,
 ) -> list[Decision]:
-    """A uniform sample of `count` judged rows of a micro-batch, and beside it the extremes of each side."""
+    """A uniform sample of `count` judged tokens of a micro-batch, and beside it the extremes of each side."""
     # A judge of whole steps scores one of the two only.
     judged = np.flatnonzero(weights.judged & np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit))
     if count == 0 or len(judged) == 0:
@@ -225,28 +225,28 @@ def _decisions(
     weights: Weights,
     validity: Validity,
     divergence: npt.NDArray[np.float32],
-    rows: Sequence[int] | npt.NDArray[np.int64],
+    tokens: Sequence[int] | npt.NDArray[np.int64],
     *,
     sampled: bool,
 ) -> list[Decision]:
-    layout = batch.rows
+    layout = batch.layout
     return [
         Decision(
             update=batch.update,
-            pair=batch.pairs[layout.pair[row]].id,
-            side="teacher" if layout.is_teacher[row] else "student",
-            position=int(layout.position[row]),
-            length=int(layout.sequence_lengths[row]),
-            teacher_token=int(validity.teacher_proposal[row]),
-            student_token=int(validity.student_proposal[row]),
-            teacher_score=float(expit(validity.teacher_logit[row])),
-            student_score=float(expit(validity.student_logit[row])),
-            weight=float(weights.weight[row]),
-            divergence=float(divergence[row]),
+            pair=batch.pairs[layout.pair[token]].id,
+            side="teacher" if layout.is_teacher[token] else "student",
+            position=int(layout.position[token]),
+            length=int(layout.sequence_lengths[token]),
+            teacher_token=int(validity.teacher_proposal[token]),
+            student_token=int(validity.student_proposal[token]),
+            teacher_score=float(expit(validity.teacher_logit[token])),
+            student_score=float(expit(validity.student_logit[token])),
+            weight=float(weights.weight[token]),
+            divergence=float(divergence[token]),
             sampled=sampled,
-            student_version=0 if layout.is_teacher[row] else batch.pairs[layout.pair[row]].student_version,
+            student_version=0 if layout.is_teacher[token] else batch.pairs[layout.pair[token]].student_version,
         )
-        for row in rows
+        for token in tokens
     ]
 
 
@@ -255,7 +255,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _quantile(histogram: npt.NDArray[np.float64], quantile: float) -> float:
-    """Weight below which a share of the rows lies, to the width of a bin (5%)."""
+    """Weight below which a share of the tokens lies, to the width of a bin (5%)."""
     if not histogram.sum():
         return float("nan")
     index = int(np.searchsorted(np.cumsum(histogram), quantile * histogram.sum()))

@@ -1,4 +1,4 @@
-"""One side of a micro-batch -> the divergence of its rows: the objective's terms on the fused loss. Knows no schedule.
+"""One side of a micro-batch -> the divergence of its tokens: the objective's terms on the fused loss. Knows no schedule.
 
 What DistiLLM-2's adaptive skew must know of whole sequences is computed here too.
 """
@@ -14,11 +14,11 @@ from vcrd_ray.config import CompositeWeighting, DivergenceSection, ObjectiveSect
 from vcrd_ray.engines.annotation import pair_keys
 from vcrd_ray.method.divergences import Divergence, make_divergence
 from vcrd_ray.method.fused import (
-    FusedRows,
+    FusedTokens,
     HiddenTeacher,
     LogitsTeacher,
     PerSequenceSkew,
-    TeacherRows,
+    TeacherDistribution,
     TopKTeacher,
     fused_divergence,
     fused_token_logp,
@@ -30,7 +30,7 @@ from vcrd_ray.models.wire import from_wire
 from vcrd_ray.types import SIDES, PairBatch, Side, TeacherSignals
 
 
-class RowLosses:
+class TokenDivergences:
     """The divergences of an objective between one student and one teacher."""
 
     def __init__(
@@ -61,12 +61,12 @@ class RowLosses:
         state: ObjectiveState,
         *,
         plain: bool = False,
-    ) -> FusedRows:
-        """One side's rows of a micro-batch whose student states are `hidden`; `plain` leaves out what only training needs."""
+    ) -> FusedTokens:
+        """One side's tokens of a micro-batch whose student states are `hidden`; `plain` leaves out what only training needs."""
         section = self._objective.on_teacher if side == "teacher" else self._objective.on_student
-        rows = batch.rows.side_rows(side)
-        states = hidden[rows]
-        teacher = self._teacher_rows(section, batch, rows, signals)
+        span = batch.layout.span(side)
+        states = hidden[span]
+        teacher = self._teacher_distribution(section, batch, span, signals)
         fixed = make_divergence(section, taid_t=None if state.taid is None else state.taid.t)
         adapted = (
             self._adapted(fixed, side, batch, states, teacher, state) if is_adaptive(section) and not plain else fixed
@@ -80,7 +80,7 @@ class RowLosses:
             teacher=teacher,
             vocab_size=self._vocab_size,
             chunk_rows=self._chunk_rows,
-            uniform=self._uniform(batch, rows)
+            uniform=self._uniform(batch, span)
             if self._objective.needs_judge and side == "teacher" and not plain
             else None,
             teacher_probability_top_k=by_teacher.top_k
@@ -88,31 +88,31 @@ class RowLosses:
             else None,
         )
 
-    def _uniform(self, batch: PairBatch, rows: slice) -> torch.Tensor:
+    def _uniform(self, batch: PairBatch, span: slice) -> torch.Tensor:
         numbers = uniforms(
             seed=self._seed,
             stream="student-proposal",
             update=batch.update,
-            rollout_keys=pair_keys(batch)[rows],
-            positions=batch.rows.position[rows],
+            rollout_keys=pair_keys(batch)[span],
+            positions=batch.layout.position[span],
         )
         return torch.from_numpy(numbers).to(self._student.device)
 
-    def _teacher_rows(
-        self, section: DivergenceSection, batch: PairBatch, rows: slice, signals: TeacherSignals | None
-    ) -> TeacherRows:
+    def _teacher_distribution(
+        self, section: DivergenceSection, batch: PairBatch, span: slice, signals: TeacherSignals | None
+    ) -> TeacherDistribution:
         device = self._student.device
         if section.type == "cross_entropy":
-            tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(device)[:, None]
+            tokens = torch.from_numpy(batch.layout.token_ids[span].astype(np.int64)).to(device)[:, None]
             return TopKTeacher(ids=tokens, logp=torch.zeros(tokens.shape, device=device))
         assert signals is not None
         if signals.hidden is not None:
             assert self._teacher_head is not None
-            return HiddenTeacher(hidden=from_wire(signals.hidden, device)[rows], head=self._teacher_head)
+            return HiddenTeacher(hidden=from_wire(signals.hidden, device)[span], head=self._teacher_head)
         if signals.logits is not None:
-            return LogitsTeacher(logits=from_wire(signals.logits, device)[rows])
+            return LogitsTeacher(logits=from_wire(signals.logits, device)[span])
         assert signals.top_ids is not None and signals.top_logp is not None
-        return TopKTeacher(ids=from_wire(signals.top_ids, device)[rows], logp=from_wire(signals.top_logp, device)[rows])
+        return TopKTeacher(ids=from_wire(signals.top_ids, device)[span], logp=from_wire(signals.top_logp, device)[span])
 
     def _adapted(
         self,
@@ -120,12 +120,12 @@ class RowLosses:
         side: Side,
         batch: PairBatch,
         states: torch.Tensor,
-        teacher: TeacherRows,
+        teacher: TeacherDistribution,
         state: ObjectiveState,
     ) -> Divergence | PerSequenceSkew:
         assert isinstance(teacher, HiddenTeacher)
-        rows = batch.rows.side_rows(side)
-        tokens = torch.from_numpy(batch.rows.tokens[rows].astype(np.int64)).to(states.device)
+        span = batch.layout.span(side)
+        tokens = torch.from_numpy(batch.layout.token_ids[span].astype(np.int64)).to(states.device)
 
         def logp(hidden: torch.Tensor, head: torch.Tensor) -> npt.NDArray[np.float32]:
             values: npt.NDArray[np.float32] = (
@@ -145,6 +145,6 @@ class RowLosses:
         by_student = logp(states.detach(), self._student.head.detach())
         by_teacher = logp(teacher.hidden, teacher.head)
         owner, other = (by_teacher, by_student) if side == "teacher" else (by_student, by_teacher)
-        advantage = sequence_advantage(owner, other, batch.rows.side_lengths(side))
+        advantage = sequence_advantage(owner, other, batch.layout.side_lengths(side))
         self.advantages[SIDES.index(side)] += (advantage.sum(), len(advantage))
-        return with_adaptive_skew(divergence, advantage, batch.rows, side, state)
+        return with_adaptive_skew(divergence, advantage, batch.layout, side, state)

@@ -165,7 +165,7 @@ def test_hidden_states_are_the_plain_models(annotator: Engine, pairs: list[Rollo
             rows = hidden[first : first + len(response)]
             torch.testing.assert_close(rows @ head.float().T, logits, rtol=1e-4, atol=1e-4)
             first += len(response)
-    assert first == batch.rows.num_rows == len(hidden) and signals.seconds > 0
+    assert first == batch.layout.num_tokens == len(hidden) and signals.seconds > 0
 
 
 def test_a_side_without_responses_is_left_out(annotator: Engine, pairs: list[RolloutPair]) -> None:
@@ -174,7 +174,7 @@ def test_a_side_without_responses_is_left_out(annotator: Engine, pairs: list[Rol
         batch = PairBatch(update=0, micro=0, pairs=tuple(p.only(side) for p in pairs[:2]))  # type: ignore[arg-type]
         alone = from_wire(annotator.annotate(batch, HIDDEN).hidden, CPU)
         whole = from_wire(both.hidden, CPU)
-        cut = PairBatch(update=0, micro=0, pairs=tuple(pairs[:2])).rows.num_teacher_rows
+        cut = PairBatch(update=0, micro=0, pairs=tuple(pairs[:2])).layout.num_teacher_tokens
         wanted = whole[:cut] if side == "teacher" else whole[cut:]
         torch.testing.assert_close(alone[rows], wanted[rows], rtol=1e-4, atol=1e-4)
 

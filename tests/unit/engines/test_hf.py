@@ -83,7 +83,7 @@ def test_hidden_states_rebuild_the_logits_of_every_response_token(engine: HFEngi
                 logits = engine._model(input_ids=ids).logits[0, len(pair.prompt_ids) - 1 : -1]
             torch.testing.assert_close(hidden[row : row + len(response)] @ head.T, logits, rtol=1e-4, atol=1e-4)
             row += len(response)
-    assert row == batch.rows.num_rows == len(hidden)
+    assert row == batch.layout.num_tokens == len(hidden)
 
 
 def test_proposals_follow_the_teacher_and_their_key(engine: HFEngine, pairs: list[RolloutPair]) -> None:

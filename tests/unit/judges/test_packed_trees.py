@@ -16,7 +16,7 @@ from vcrd_ray.judges.packed_trees import (
     leaf_positions,
     pack,
 )
-from vcrd_ray.models.packing import lines_within_budget
+from vcrd_ray.models.packing import rows_within_budget
 
 CPU = torch.device("cpu")
 
@@ -126,7 +126,7 @@ def trees(draw: st.DrawFn) -> list[Tree]:
 @settings(deadline=None, max_examples=60)
 def test_every_token_sees_exactly_what_leads_to_it(drawn: list[Tree], budget: int, in_one_row: bool) -> None:
     sizes = [len(t) for t in drawn]
-    rows = lines_within_budget(sizes, budget) if in_one_row else [[i] for i in range(len(drawn))]
+    rows = rows_within_budget(sizes, budget) if in_one_row else [[i] for i in range(len(drawn))]
     packed = pack(drawn, rows, device=CPU)
     sees, found = packed.sees(), 0
     for r, row in enumerate(rows):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vcrd_ray.method.divergences import Divergence, SkewedKL, SkewedReverseKL
-from vcrd_ray.method.fused import FusedRows, HiddenTeacher, fused_divergence
+from vcrd_ray.method.fused import FusedTokens, HiddenTeacher, fused_divergence
 from vcrd_ray.method.sampling import sample_rows
 
 N, DS, DT, VOCAB = 13, 6, 9, 21
@@ -39,7 +39,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
     return {name: tensor.to(dtype) for name, tensor in made.items()}
 
 
-def fused(divergence: Divergence, given: dict[str, torch.Tensor], **changes: Any) -> FusedRows:
+def fused(divergence: Divergence, given: dict[str, torch.Tensor], **changes: Any) -> FusedTokens:
     options = {"vocab_size": VOCAB, "chunk_rows": 4, "uniform": None, "teacher_probability_top_k": None}
     teacher = HiddenTeacher(hidden=given["teacher_hidden"], head=given["teacher_head"])
     student = {name: tensor for name, tensor in given.items() if name.startswith("student")}

@@ -19,7 +19,7 @@ from vcrd_ray.method.fused import (
     HiddenTeacher,
     LogitsTeacher,
     PerSequenceSkew,
-    TeacherRows,
+    TeacherDistribution,
     TopKTeacher,
     fused_divergence,
     fused_token_logp,
@@ -51,7 +51,9 @@ class Case:
         found = self.logp.topk(k)
         return TopKTeacher(ids=found.indices, logp=found.values)
 
-    def fused(self, divergence: Divergence | PerSequenceSkew, teacher: TeacherRows, **options: object) -> torch.Tensor:
+    def fused(
+        self, divergence: Divergence | PerSequenceSkew, teacher: TeacherDistribution, **options: object
+    ) -> torch.Tensor:
         return fused_divergence(
             divergence=divergence,
             student_hidden=self.hidden,
@@ -248,7 +250,7 @@ def test_probabilities_that_add_up_to_more_than_one_by_rounding_leave_no_tail(di
 def test_no_rows_give_no_values_and_no_gradient(kind: str, trained: bool) -> None:
     case = Case(trained=trained)
     top = case.top(3)
-    teacher: TeacherRows = {
+    teacher: TeacherDistribution = {
         "hidden": HiddenTeacher(hidden=case.teacher.hidden[:0], head=case.teacher.head),
         "logits": LogitsTeacher(logits=case.logits[:0]),
         "top_k": TopKTeacher(ids=top.ids[:0], logp=top.logp[:0]),

@@ -19,9 +19,9 @@ from vcrd_ray.method.weighting import (
     difference_weights,
     inverse_ratio_weights,
     ratio_weights,
-    row_weights,
     student_score_weights,
     teacher_prob_weights,
+    token_weights,
 )
 from vcrd_ray.types import PairBatch, RolloutPair, Validity
 
@@ -42,7 +42,7 @@ def pair(teacher: int, student: int) -> RolloutPair:
 def coefficients(batch: PairBatch, reduction: Reduction, *, whole: list[RolloutPair] | None = None) -> np.ndarray:
     pairs = whole or list(batch.pairs)
     return token_coefficients(
-        batch.rows,
+        batch.layout,
         lambdas=(2.0, 1.5),
         reduction=reduction,
         denominators=Denominators(
@@ -87,13 +87,13 @@ def test_micro_batches_add_up_to_the_whole_batch(reduction: Reduction) -> None:
 
     def loss(batch: PairBatch) -> float:
         factor = coefficients(batch, reduction, whole=pairs)
-        return float(sum(f * value[bool(t)] for f, t in zip(factor, batch.rows.is_teacher, strict=True)))
+        return float(sum(f * value[bool(t)] for f, t in zip(factor, batch.layout.is_teacher, strict=True)))
 
     assert loss(halves[0]) + loss(halves[1]) == pytest.approx(loss(whole), rel=1e-6)
 
 
 def test_rows_are_ordered_teacher_first_then_student() -> None:
-    rows = PairBatch(update=0, micro=0, pairs=(pair(2, 1), pair(1, 2))).rows
+    rows = PairBatch(update=0, micro=0, pairs=(pair(2, 1), pair(1, 2))).layout
     assert rows.is_teacher.tolist() == [True, True, True, False, False, False]
     assert rows.pair.tolist() == [0, 0, 1, 0, 1, 1]
     assert rows.position.tolist() == [0, 1, 0, 0, 0, 1]
@@ -162,7 +162,7 @@ def test_gradual_strengths_move_from_the_teacher_s_prefixes_to_the_student_s() -
 def test_an_adaptive_skew_repeats_each_sequence_s_alpha_over_its_rows() -> None:
     assert is_adaptive(config.SkewedKL(adaptive=True)) and is_adaptive(config.SkewedReverseKL(adaptive=True))
     assert not is_adaptive(config.SkewedKL()) and not is_adaptive(config.AlphaBeta())
-    layout = PairBatch(update=0, micro=0, pairs=(pair(2, 1), pair(0, 3), pair(1, 0), pair(3, 2))).rows
+    layout = PairBatch(update=0, micro=0, pairs=(pair(2, 1), pair(0, 3), pair(1, 0), pair(3, 2))).layout
     base, advantage = divergences.SkewedKL(alpha=0.1), np.array([0.25, 0.5, 0.28], np.float32)
     assert with_adaptive_skew(base, advantage, layout, "teacher", ObjectiveState()) is base
     low, high, between = 0.01, 0.1, 0.03574872325988365
@@ -197,7 +197,7 @@ JUDGED = Validity(
     ],
 )
 def test_a_judged_rule_is_the_one_that_the_config_names(rule: config.Weighting, expected: Weights) -> None:
-    found = row_weights(rule, validity=JUDGED, teacher_probabilities=None, num_rows=4, special_ids=[0])
+    found = token_weights(rule, validity=JUDGED, teacher_probabilities=None, num_tokens=4, special_ids=[0])
     for name in ("weight", "judged", "clipped", "invalid"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist()
 
@@ -206,10 +206,10 @@ def test_rules_without_a_judge_read_the_teacher_alone() -> None:
     joined = [np.array(a, np.float32) for a in ([0.7, 0.2, 0.1], [0.54, 0.5, 0.9])]
     known = TeacherProbabilities(of_student_argmax=joined[0], collision=joined[1])
     rule = config.TeacherProbWeighting(gamma=0.25, clamp=1.5, eps=1e-3)
-    found = row_weights(rule, validity=None, teacher_probabilities=known, num_rows=3, special_ids=[])
+    found = token_weights(rule, validity=None, teacher_probabilities=known, num_tokens=3, special_ids=[])
     expected = teacher_prob_weights(*joined, gamma=0.25, clamp=1.5, eps=1e-3)
     assert found.weight.tolist() == expected.weight.tolist()
-    uniform = row_weights(
-        config.UniformWeighting(), validity=None, teacher_probabilities=None, num_rows=3, special_ids=[]
+    uniform = token_weights(
+        config.UniformWeighting(), validity=None, teacher_probabilities=None, num_tokens=3, special_ids=[]
     )
     assert uniform.weight.tolist() == [1, 1, 1]

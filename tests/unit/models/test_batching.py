@@ -41,7 +41,7 @@ def test_states_of_packed_examples_equal_those_of_separate_ones(examples: list[E
         for example in examples:
             alone = student(batch_responses([example.prompt_ids], [example.response_ids], 0, CPU))
             first = torch.from_numpy(example.response_ids).long()
-            targets = packed.ids[packed.row_sequence, packed.row_index + 1]
+            targets = packed.ids[packed.token_sequence, packed.token_index + 1]
             starts = [
                 i
                 for i in range(len(targets) - len(first) + 1)
@@ -80,7 +80,7 @@ def test_packing_keeps_every_token_once_and_every_row_in_its_length(sizes: list[
     packed = packed_responses(prompts, responses, 0, CPU, row_length=row_length)
     assert packed.positions is not None and packed.ids.shape[1] <= row_length
     assert sorted(packed.ids[packed.ids != 0].tolist()) == sorted(np.concatenate([*prompts, *responses]).tolist())
-    read = packed.ids[packed.row_sequence, packed.row_index + 1].tolist()
+    read = packed.ids[packed.token_sequence, packed.token_index + 1].tolist()
     assert sorted(read) == sorted(np.concatenate(responses).tolist())
     # A sequence begins wherever positions begin anew.
     begins = int((packed.positions[packed.ids != 0] == 0).sum())

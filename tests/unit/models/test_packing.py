@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcrd_ray.models.packing import batches_within_budget, lines_within_budget
+from vcrd_ray.models.packing import batches_within_budget, rows_within_budget
 
 
 @given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
@@ -27,10 +27,10 @@ def test_a_sequence_over_the_budget_goes_alone() -> None:
 
 @given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
 def test_lines_hold_every_sequence_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
-    lines = lines_within_budget(sizes, budget)
+    lines = rows_within_budget(sizes, budget)
     assert sorted(i for line in lines for i in line) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in line) <= budget or len(line) == 1 for line in lines)
 
 
 def test_rows_are_filled_first_fit_longest_first() -> None:
-    assert lines_within_budget([3, 9, 4, 9, 1], 12) == [[1, 0], [3, 4], [2]]
+    assert rows_within_budget([3, 9, 4, 9, 1], 12) == [[1, 0], [3, 4], [2]]

@@ -55,8 +55,8 @@ def loss_and_gradients(divergence: Divergence, pairs: list[RolloutPair]) -> tupl
     """Of this project: on teacher responses only, global token mean."""
     student = make_student()
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs))
-    rows = batch.rows
-    cut = rows.num_teacher_rows
+    rows = batch.layout
+    cut = rows.num_teacher_tokens
     inputs = response_batch(batch.pairs, pad_id(student.tokenizer), CPU)
     with torch.no_grad():
         backbone = load_causal_lm(resolve_model(TEACHER), dtype="float32", device=CPU).get_decoder()
@@ -66,7 +66,7 @@ def loss_and_gradients(divergence: Divergence, pairs: list[RolloutPair]) -> tupl
         student_hidden=student(inputs)[:cut],
         student_head=student.head,
         teacher=HiddenTeacher(
-            hidden=states[inputs.row_sequence, inputs.row_index][:cut],
+            hidden=states[inputs.token_sequence, inputs.token_index][:cut],
             head=load_head(resolve_model(TEACHER), dtype="float32"),
         ),
         vocab_size=len(student.tokenizer),
@@ -76,7 +76,7 @@ def loss_and_gradients(divergence: Divergence, pairs: list[RolloutPair]) -> tupl
         rows,
         lambdas=(1.0, 0.0),
         reduction="global_token_mean",
-        denominators=Denominators(pairs=len(pairs), teacher_tokens=cut, student_tokens=rows.num_rows - cut),
+        denominators=Denominators(pairs=len(pairs), teacher_tokens=cut, student_tokens=rows.num_tokens - cut),
     )
     loss = distillation_loss(fused.divergence, weights=np.ones(cut, np.float32), coefficients=coefficient[:cut])
     loss.backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ def case(seed: int, pairs: int = 3, micro: int = 0) -> tuple[PairBatch, Weights,
         for i in range(pairs)
     ]
     batch = PairBatch(update=2, micro=micro, pairs=tuple(made))
-    n = batch.rows.num_rows
+    n = batch.layout.num_tokens
     proposals = rng.integers(1, 5, (2, n)).astype(np.int32)
     logits = rng.normal(size=(2, n)).astype(np.float32) * 4
     validity = Validity(

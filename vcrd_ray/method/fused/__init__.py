@@ -1,14 +1,14 @@
-"""Hidden states -> divergence of each row and its gradient, chunk by chunk. Knows no weights, no models.
+"""Hidden states -> divergence of each token and its gradient, chunk by chunk. Knows no weights, no models.
 
-The logits of all rows never exist at once: for each chunk of rows both heads are applied, the divergence and its
+The logits of all tokens never exist at once: for each chunk of tokens both heads are applied, the divergence and its
 gradient with respect to the logits are taken in closed form, and the gradient is pulled back through the student's head.
-With a frozen head one gradient row of the size of a hidden state is all that is kept, and the backward pass multiplies it
-by whatever the row's divergence was multiplied with. So the factors may be decided after the forward pass:
+With a frozen head one gradient of the size of a hidden state is all that is kept, and the backward pass multiplies it
+by whatever the token's divergence was multiplied with. So the factors may be decided after the forward pass:
 
-    rows = fused_divergence(...)                  # now
-    ((coefficient * weight) * rows.divergence).sum().backward()      # when the weights have come
+    tokens = fused_divergence(...)                # now
+    ((coefficient * weight) * tokens.divergence).sum().backward()      # when the weights have come
 
-With a trained head the backward pass computes each chunk's logits once more, because the head's gradient sums over rows
+With a trained head the backward pass computes each chunk's logits once more, because the head's gradient sums over tokens
 that have their factors by then.
 """
 
@@ -25,14 +25,20 @@ from torch.autograd.function import once_differentiable
 
 from vcrd_ray.method.divergences import Divergence
 from vcrd_ray.method.fused.chunk import Chunk, Options, chunks, head_logits, make_chunk, pull_back
-from vcrd_ray.method.fused.teachers import HiddenTeacher, LogitsTeacher, PerSequenceSkew, TeacherRows, TopKTeacher
+from vcrd_ray.method.fused.teachers import (
+    HiddenTeacher,
+    LogitsTeacher,
+    PerSequenceSkew,
+    TeacherDistribution,
+    TopKTeacher,
+)
 
 __all__ = [
-    "FusedRows",
+    "FusedTokens",
     "HiddenTeacher",
     "LogitsTeacher",
     "PerSequenceSkew",
-    "TeacherRows",
+    "TeacherDistribution",
     "TopKTeacher",
     "fused_divergence",
     "fused_token_logp",
@@ -41,7 +47,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FusedRows:
+class FusedTokens:
     """What one pass over the chunks gives. All [n]; only `divergence` carries a gradient."""
 
     divergence: Float[Tensor, " n"]
@@ -69,12 +75,12 @@ class _Signals:
     student_entropy: Tensor | None
     teacher_entropy: Tensor | None
 
-    def fill(self, rows: slice, chunk: Chunk) -> None:
-        """Take over what a chunk says of its rows."""
+    def fill(self, span: slice, chunk: Chunk) -> None:
+        """Take over what a chunk says of its tokens."""
         for field in dataclasses.fields(self):
             buffer = getattr(self, field.name)
             if buffer is not None:
-                buffer[rows] = getattr(chunk, field.name)
+                buffer[span] = getattr(chunk, field.name)
 
 
 def fused_divergence(
@@ -82,24 +88,24 @@ def fused_divergence(
     divergence: Divergence | PerSequenceSkew,
     student_hidden: Float[Tensor, "n ds"],
     student_head: Float[Tensor, "vs ds"],
-    teacher: TeacherRows,
+    teacher: TeacherDistribution,
     vocab_size: int,
     chunk_rows: int,
     uniform: Float[Tensor, " n"] | None = None,
     teacher_probability_top_k: int | None = None,
     entropies: bool = False,
-) -> FusedRows:
-    """Divergence of each row, with what else the same logits tell.
+) -> FusedTokens:
+    """Divergence of each token, with what else the same logits tell.
 
     Args:
         vocab_size: tokens of the tokenizer; rows of either head beyond it are padding and no part of a distribution.
-        chunk_rows: rows whose logits exist at a time.
-        uniform: a number in (0, 1) for each row, to sample the student's proposals with.
+        chunk_rows: tokens whose logits exist at a time.
+        uniform: a number in (0, 1) for each token, to sample the student's proposals with.
         teacher_probability_top_k: also take p(argmax q) and the collision sum over this many teacher tokens.
         entropies: also take the entropies of both distributions.
 
     Raises:
-        ValueError: the two sides are not about the same rows or tokens, or the teacher's tail hides what was asked for.
+        ValueError: the two sides are not about the same tokens or vocabulary, or the teacher's tail hides what was asked for.
     """
     n, device = len(student_hidden), student_hidden.device
     _check(student_head, teacher, vocab_size=vocab_size, n=n, uniform=uniform, top_k=teacher_probability_top_k)
@@ -130,7 +136,7 @@ def fused_divergence(
         # An autograd function is told what requires a gradient, not whether anybody records.
         student_hidden, student_head = student_hidden.detach(), student_head.detach()
     values: Tensor = _Fused.apply(student_hidden, student_head, uniform, options, signals)  # type: ignore[no-untyped-call]
-    return FusedRows(
+    return FusedTokens(
         divergence=values,
         student_argmax=signals.argmax,
         student_proposal=signals.proposal,
@@ -150,20 +156,26 @@ def fused_token_logp(
     vocab_size: int,
     chunk_rows: int,
 ) -> Float[Tensor, " n"]:
-    """Log-probability of one token a row, chunk by chunk, without gradient. [n]"""
+    """Log-probability of one token at each position, chunk by chunk, without gradient. [n]"""
     work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     values = torch.empty(len(hidden), dtype=work, device=hidden.device)
-    for rows in chunks(len(hidden), chunk_rows):
-        logits = head_logits(hidden[rows], head, vocab_size=vocab_size, dtype=work)
-        values[rows] = logits.gather(1, tokens[rows, None])[:, 0] - logits.logsumexp(-1)
+    for span in chunks(len(hidden), chunk_rows):
+        logits = head_logits(hidden[span], head, vocab_size=vocab_size, dtype=work)
+        values[span] = logits.gather(1, tokens[span, None])[:, 0] - logits.logsumexp(-1)
     return values
 
 
 def _check(
-    student_head: Tensor, teacher: TeacherRows, *, vocab_size: int, n: int, uniform: Tensor | None, top_k: int | None
+    student_head: Tensor,
+    teacher: TeacherDistribution,
+    *,
+    vocab_size: int,
+    n: int,
+    uniform: Tensor | None,
+    top_k: int | None,
 ) -> None:
     widths = {"student's head": len(student_head)}
-    # A last chunk of one row would be spread over all rows of the other model without a word.
+    # A last chunk of one token would be spread over all tokens of the other model without a word.
     counts = {"uniform": n if uniform is None else len(uniform)}
     if isinstance(teacher, HiddenTeacher):
         widths["teacher's head"] = len(teacher.head)
@@ -178,9 +190,9 @@ def _check(
     for name, rows in widths.items():
         if rows < vocab_size:
             raise ValueError(f"the {name} covers {rows} tokens, fewer than vocab_size {vocab_size}")
-    for name, rows in counts.items():
-        if rows != n:
-            raise ValueError(f"student_hidden has {n} rows, {name} {rows}; both must be about the same rows")
+    for name, found in counts.items():
+        if found != n:
+            raise ValueError(f"student_hidden has {n} tokens, {name} {found}; both must be about the same tokens")
 
 
 class _Fused(torch.autograd.Function):
@@ -196,18 +208,18 @@ class _Fused(torch.autograd.Function):
         need_hidden, need_head = ctx.needs_input_grad[:2]
         values = torch.empty(len(student_hidden), dtype=options.dtype, device=student_hidden.device)
         # With a trained head everything is computed again in the backward pass, so nothing is kept now.
-        keep_rows = need_hidden and not need_head
-        gradient = torch.empty_like(student_hidden) if keep_rows else None
-        for rows in chunks(len(values), options.chunk_rows):
-            numbers = None if uniform is None else uniform[rows]
-            chunk = make_chunk(student_hidden[rows], student_head, numbers, options, rows, with_gradient=keep_rows)
-            values[rows] = chunk.value
-            signals.fill(rows, chunk)
+        keep_gradient = need_hidden and not need_head
+        gradient = torch.empty_like(student_hidden) if keep_gradient else None
+        for span in chunks(len(values), options.chunk_rows):
+            numbers = None if uniform is None else uniform[span]
+            chunk = make_chunk(student_hidden[span], student_head, numbers, options, span, with_gradient=keep_gradient)
+            values[span] = chunk.value
+            signals.fill(span, chunk)
             if gradient is not None and chunk.grad_logits is not None:
-                gradient[rows] = pull_back(chunk.grad_logits, student_head, options)
+                gradient[span] = pull_back(chunk.grad_logits, student_head, options)
             del chunk  # or it would stand beside the next one's tensors
-        ctx.keep_rows, ctx.options = keep_rows, options
-        if keep_rows:
+        ctx.keep_gradient, ctx.options = keep_gradient, options
+        if keep_gradient:
             ctx.save_for_backward(gradient)
         elif need_head:
             ctx.save_for_backward(student_hidden, student_head)
@@ -217,7 +229,7 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         nothing = (None,) * 3
-        if ctx.keep_rows:
+        if ctx.keep_gradient:
             (gradient,) = ctx.saved_tensors
             # In float32 first: a bfloat16 factor would round every weight to three digits.
             return (gradient.to(factor.dtype) * factor[:, None]).to(gradient.dtype), None, *nothing
@@ -226,11 +238,11 @@ class _Fused(torch.autograd.Function):
         grad_hidden = torch.empty_like(student_hidden)
         # Summed over chunks in the working precision; padding rows stay zero.
         grad_head = torch.zeros_like(student_head, dtype=options.dtype)
-        for rows in chunks(len(student_hidden), options.chunk_rows):
-            chunk = make_chunk(student_hidden[rows], student_head, None, options, rows, with_gradient=True)
+        for span in chunks(len(student_hidden), options.chunk_rows):
+            chunk = make_chunk(student_hidden[span], student_head, None, options, span, with_gradient=True)
             assert chunk.grad_logits is not None
-            grad_logits = chunk.grad_logits.mul_(factor[rows, None])
-            grad_hidden[rows] = pull_back(grad_logits, student_head, options)
-            grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[rows].to(options.dtype))
+            grad_logits = chunk.grad_logits.mul_(factor[span, None])
+            grad_hidden[span] = pull_back(grad_logits, student_head, options)
+            grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[span].to(options.dtype))
             del chunk, grad_logits
         return grad_hidden, grad_head.to(student_head.dtype), *nothing

@@ -1,4 +1,4 @@
-"""Everything about one chunk of rows: divergence, gradient by the logits, signals. By plain torch, or by the kernel."""
+"""Everything about one chunk of tokens: divergence, gradient by the logits, signals. By plain torch, or by the kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from vcrd_ray.method.divergences import Divergence
 from vcrd_ray.method.fused import kernels
-from vcrd_ray.method.fused.teachers import HiddenTeacher, LogitsTeacher, PerSequenceSkew, TeacherRows, TopKTeacher
+from vcrd_ray.method.fused.teachers import (
+    HiddenTeacher,
+    LogitsTeacher,
+    PerSequenceSkew,
+    TeacherDistribution,
+    TopKTeacher,
+)
 from vcrd_ray.method.sampling import sample_rows
 
 _TILE_ROWS = 8192
@@ -23,7 +29,7 @@ class Options:
     """What is the same for all chunks."""
 
     divergence: Divergence | PerSequenceSkew
-    teacher: TeacherRows
+    teacher: TeacherDistribution
     vocab_size: int
     chunk_rows: int
     top_k: int | None
@@ -36,14 +42,14 @@ class Options:
         exact = not isinstance(self.teacher, TopKTeacher) and self.dtype == torch.float32
         return exact and kernels.is_supported(self.divergence) and kernels.is_available(device)
 
-    def divergence_of(self, rows: slice) -> Divergence:
-        """The divergence of some rows."""
-        return self.divergence.of_rows(rows) if isinstance(self.divergence, PerSequenceSkew) else self.divergence
+    def divergence_of(self, span: slice) -> Divergence:
+        """The divergence of some tokens."""
+        return self.divergence.of_tokens(span) if isinstance(self.divergence, PerSequenceSkew) else self.divergence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Everything about a chunk of rows; what was not asked for is None. All [c] but the gradient."""
+    """Everything about a chunk of tokens; what was not asked for is None. All [c] but the gradient."""
 
     value: Tensor
     grad_logits: Tensor | None
@@ -57,13 +63,13 @@ class Chunk:
 
 
 def make_chunk(
-    hidden: Tensor, head: Tensor, uniform: Tensor | None, options: Options, rows: slice, *, with_gradient: bool
+    hidden: Tensor, head: Tensor, uniform: Tensor | None, options: Options, span: slice, *, with_gradient: bool
 ) -> Chunk:
     if options.by_kernel(hidden.device):
-        return _chunk_by_kernel(hidden, head, uniform, options, rows, with_gradient=with_gradient)
+        return _chunk_by_kernel(hidden, head, uniform, options, span, with_gradient=with_gradient)
     student_logp = _logits(hidden, head, options).log_softmax(-1)
-    pair = _distributions(student_logp, options, rows)
-    divergence = options.divergence_of(rows)
+    pair = _distributions(student_logp, options, span)
+    divergence = options.divergence_of(span)
     argmax = student_logp.argmax(dim=-1)
     grad_logits = None
     if with_gradient:
@@ -85,13 +91,13 @@ def make_chunk(
 
 
 def _chunk_by_kernel(
-    hidden: Tensor, head: Tensor, uniform: Tensor | None, options: Options, rows: slice, *, with_gradient: bool
+    hidden: Tensor, head: Tensor, uniform: Tensor | None, options: Options, span: slice, *, with_gradient: bool
 ) -> Chunk:
     logits = _logits(hidden, head, options)
-    teacher_logits = _teacher_logits(options, rows)
+    teacher_logits = _teacher_logits(options, span)
     # The gradient takes the place of the logits.
     found = kernels.divergence_rows(
-        divergence=options.divergence_of(rows),
+        divergence=options.divergence_of(span),
         student_logits=logits,
         teacher_logits=teacher_logits,
         vocab_size=options.vocab_size,
@@ -127,12 +133,12 @@ class _Distributions:
         return share.mul_(gradient[:, -1:]).scatter_(1, self.ids, gradient[:, :-1])
 
 
-def _distributions(student_logp: Tensor, options: Options, rows: slice) -> _Distributions:
+def _distributions(student_logp: Tensor, options: Options, span: slice) -> _Distributions:
     teacher = options.teacher
     if not isinstance(teacher, TopKTeacher):
-        teacher_logp = _teacher_logits(options, rows).log_softmax(-1)
+        teacher_logp = _teacher_logits(options, span).log_softmax(-1)
         return _Distributions(teacher_logp=teacher_logp, student_logp=student_logp, ids=None)
-    ids, teacher_logp = teacher.ids[rows].long(), teacher.logp[rows].to(options.dtype)
+    ids, teacher_logp = teacher.ids[span].long(), teacher.logp[span].to(options.dtype)
     # The student's tail from its own logits: 1 minus the rest would lose a small tail to rounding.
     tail = student_logp.scatter(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
     mass = teacher_logp.exp().sum(-1, keepdim=True).clamp_max(1.0)
@@ -143,13 +149,13 @@ def _distributions(student_logp: Tensor, options: Options, rows: slice) -> _Dist
     )
 
 
-def _teacher_logits(options: Options, rows: slice) -> Tensor:
+def _teacher_logits(options: Options, span: slice) -> Tensor:
     """[c, vocab_size]"""
     teacher = options.teacher
     if isinstance(teacher, LogitsTeacher):
-        return teacher.logits[rows, : options.vocab_size].to(options.dtype)
+        return teacher.logits[span, : options.vocab_size].to(options.dtype)
     assert isinstance(teacher, HiddenTeacher)
-    return _logits(teacher.hidden[rows], teacher.head, options)
+    return _logits(teacher.hidden[span], teacher.head, options)
 
 
 def _logits(hidden: Tensor, head: Tensor, options: Options) -> Tensor:

@@ -20,7 +20,7 @@ _BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KernelRows:
+class KernelTokens:
     """What the kernel says of each row. All [n], float32 or int64."""
 
     value: Float[Tensor, " n"]
@@ -57,7 +57,7 @@ def divergence_rows(
     vocab_size: int,
     uniform: Float[Tensor, " n"] | None,
     gradient: Float[Tensor, "n w"] | None,
-) -> KernelRows:
+) -> KernelTokens:
     """The divergence of each row, and its gradient with respect to the student's logits in `gradient`.
 
     Args:
@@ -118,7 +118,7 @@ def divergence_rows(
             BLOCK=min(_BLOCK, 1 << (vocab_size - 1).bit_length()) if vocab_size > 1 else 2,
             num_warps=8,  # with four, a tile of this size spills registers
         )
-    return KernelRows(
+    return KernelTokens(
         value=real[0],
         student_argmax=whole[0],
         student_proposal=None if uniform is None else whole[1],

@@ -1,4 +1,4 @@
-"""How a teacher's distribution is given to the fused loss, and a divergence that differs from row to row."""
+"""How a teacher's distribution is given to the fused loss, and a divergence that differs from token to token."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class TopKTeacher:
     logp: Float[Tensor, "n k"]
 
 
-TeacherRows = HiddenTeacher | LogitsTeacher | TopKTeacher
+TeacherDistribution = HiddenTeacher | LogitsTeacher | TopKTeacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PerSequenceSkew:
-    """A skewed divergence whose alpha differs from row to row."""
+    """A skewed divergence whose alpha differs from token to token."""
 
     base: SkewedKL | SkewedReverseKL
     alpha: Float[Tensor, " n"]
 
-    def of_rows(self, rows: slice) -> Divergence:
+    def of_tokens(self, span: slice) -> Divergence:
         """The divergence of a chunk."""
-        return dataclasses.replace(self.base, alpha=self.alpha[rows, None])
+        return dataclasses.replace(self.base, alpha=self.alpha[span, None])
