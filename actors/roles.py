@@ -38,7 +38,7 @@ from vcrd_ray.types import (
     TeacherSignals,
 )
 
-_SELF_CHECK_LEAVES = 8
+_SELF_CHECK_BRANCHES = 8
 
 
 class EngineActor:
@@ -113,7 +113,7 @@ class JudgeActor:
         """Identity of the judge."""
         return self._judge.profile.fingerprint
 
-    def score(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> JudgeScores:
+    def score(self, batch: PairBatch, side: Side, proposals: IntArray, tag: Tag) -> JudgeScores:
         """Scores of one side's rollouts and of the other model's proposals. [tokens of that side]"""
 
         def ask(request: JudgeRequest) -> JudgeScores:
@@ -123,19 +123,19 @@ class JudgeActor:
                 return self._judge.score(request)
 
         log_as(update=batch.update)
-        request = judge_request(batch, side, candidates, only_at=self._only_at)
+        request = judge_request(batch, side, proposals, only_at=self._only_at)
         # Scores on teacher prefixes depend on what the student proposes now.
         return ask(request) if self._cache is None or side == "teacher" else self._cache.score(request, ask)
 
-    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray, tag: Tag) -> float:
+    def self_check(self, batch: PairBatch, side: Side, proposals: IntArray, tag: Tag) -> float:
         """Largest logit difference of packed and separate judging on some leaves."""
-        request = judge_request(batch, side, candidates, only_at=self._only_at)
+        request = judge_request(batch, side, proposals, only_at=self._only_at)
         if self._merging is not None:
             return self._merging.self_check(
-                request, num_leaves=_SELF_CHECK_LEAVES, seed=self._seed, during=self._running(tag)
+                request, num_branches=_SELF_CHECK_BRANCHES, seed=self._seed, during=self._running(tag)
             )
         with self._running(tag):
-            return self._judge.self_check(request, num_leaves=_SELF_CHECK_LEAVES, seed=self._seed)
+            return self._judge.self_check(request, num_branches=_SELF_CHECK_BRANCHES, seed=self._seed)
 
 
 def student_engine(config: Config) -> VersionedEngine:

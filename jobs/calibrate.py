@@ -169,7 +169,7 @@ def _score(judge: Judge, responses: Sequence[CheckedResponse], stage: str) -> Fl
         for start in range(0, len(responses), _BATCH):
             batch = responses[start : start + _BATCH]
             ids = tuple(r.ids for r in batch)
-            request = JudgeRequest(questions=tuple(r.question for r in batch), responses=ids, candidates=ids)
+            request = JudgeRequest(questions=tuple(r.question for r in batch), responses=ids, proposals=ids)
             try:
                 logits.append(judge.score(request).trunk_logit)
             except ModelError:
@@ -184,7 +184,7 @@ def _score_one(judge: Judge, response: CheckedResponse) -> FloatArray:
 
     from vcrd_ray.types import JudgeRequest
 
-    request = JudgeRequest(questions=(response.question,), responses=(response.ids,), candidates=(response.ids,))
+    request = JudgeRequest(questions=(response.question,), responses=(response.ids,), proposals=(response.ids,))
     try:
         return judge.score(request).trunk_logit
     except ModelError as error:

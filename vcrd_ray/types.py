@@ -222,16 +222,16 @@ class JudgeRequest:
     """The problem of each trajectory. [S]"""
     responses: tuple[IntArray, ...]
     """Policy token ids of each response. [S] of [T_s]"""
-    candidates: tuple[IntArray, ...]
+    proposals: tuple[IntArray, ...]
     """The other model's proposal at each position; equal to the response's token where there is nothing to score."""
 
     def __post_init__(self) -> None:
-        if not (len(self.questions) == len(self.responses) == len(self.candidates)):
-            raise DataError("judge request: questions, responses and candidates differ in number")
-        for index, (response, candidate) in enumerate(zip(self.responses, self.candidates, strict=True)):
-            if len(response) != len(candidate):
+        if not (len(self.questions) == len(self.responses) == len(self.proposals)):
+            raise DataError("judge request: questions, responses and proposals differ in number")
+        for index, (response, proposal) in enumerate(zip(self.responses, self.proposals, strict=True)):
+            if len(response) != len(proposal):
                 raise DataError(
-                    f"judge request: trajectory {index} has {len(response)} tokens, {len(candidate)} candidates"
+                    f"judge request: trajectory {index} has {len(response)} tokens, {len(proposal)} proposals"
                 )
 
 
@@ -241,8 +241,8 @@ class JudgeScores:
 
     trunk_logit: FloatArray
     """The trajectory's own token."""
-    candidate_logit: FloatArray
-    """The candidate; a copy of `trunk_logit` where candidate and trajectory token are equal."""
+    branch_logit: FloatArray
+    """The proposal; a copy of `trunk_logit` where proposal and trajectory token are equal."""
     num_tokens: int
     """Tokens that went through the judge for this answer, prompt, trunk and branches together, padding not counted."""
     seconds: float
@@ -254,7 +254,7 @@ class JudgeScores:
     def nothing(cls, num_tokens: int, *, set_aside: bool) -> JudgeScores:
         """No score for any token."""
         logit = np.full(num_tokens, np.nan, dtype=np.float32)
-        return cls(trunk_logit=logit, candidate_logit=logit, num_tokens=0, seconds=0.0, set_aside=set_aside)
+        return cls(trunk_logit=logit, branch_logit=logit, num_tokens=0, seconds=0.0, set_aside=set_aside)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

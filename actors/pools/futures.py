@@ -166,10 +166,10 @@ class RemoteSignals:
         """See `SignalSource`."""
         return self._score(Ready(batch), "teacher", proposals)
 
-    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
+    def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        request = self._ask("self_check", Ready(batch), side, candidates)
+        request = self._ask("self_check", Ready(batch), side, proposals)
         difference = self._judge.result(request, timeout_s=self._timeout_s)
         if request.set_aside:
             raise JudgeError(
@@ -177,9 +177,9 @@ class RemoteSignals:
             )
         return float(difference)
 
-    def _score(self, batch: Pending[PairBatch], side: Side, candidates: Any) -> Pending[JudgeScores]:
+    def _score(self, batch: Pending[PairBatch], side: Side, proposals: Any) -> Pending[JudgeScores]:
         assert self._judge is not None
-        request = self._ask("score", batch, side, candidates)
+        request = self._ask("score", batch, side, proposals)
         return _RemoteScores(
             self._judge,
             request,
@@ -189,9 +189,9 @@ class RemoteSignals:
             max_set_aside=self._max_set_aside,
         )
 
-    def _ask(self, method: str, batch: Pending[PairBatch], side: Side, candidates: Any) -> Request:
+    def _ask(self, method: str, batch: Pending[PairBatch], side: Side, proposals: Any) -> Request:
         assert self._judge is not None
-        args = (_argument(batch), side, candidates)
+        args = (_argument(batch), side, proposals)
         return self._judge.submit(Request(id=self._name(batch, f"{side} {method}"), method=method, args=args))
 
     def _name(self, batch: Pending[PairBatch], question: str) -> str:

@@ -4,7 +4,7 @@ Runs a random Qwen2-type judge, value head or two labels, over every combination
 proposals and attention. Trains nothing.
 
 - packed: trunk and branches in one pass. trunk: the same pass without branches.
-- naive: a forward over prefix and candidate for each branch; where only some are timed, their mean is scaled to all.
+- naive: a forward over prefix and proposal for each branch; where only some are timed, their mean is scaled to all.
 - cached: the trunk with a key-value cache, then one token a branch.
 - split: the trunk with a key-value cache (`split_trunk_s`), then all branches in one pass on it (`split_branches_s`): what
   keeping the trunk between the two calls of a teacher rollout would cost.
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 def _case(options: argparse.Namespace, backbone: Any, attention: Any, length: int, agreement: float) -> dict[str, Any]:
     judge = _judge(options, backbone, attention)
     request = _random_request(options, length, agreement)
-    agreed = type(request)(questions=request.questions, responses=request.responses, candidates=request.responses)
+    agreed = type(request)(questions=request.questions, responses=request.responses, proposals=request.responses)
     rows = _branched_rows(request)
     timed = _spread(rows, options.naive_branches)
     ways: dict[str, Callable[[], Any]] = {"packed": lambda: judge.score(request), "trunk": lambda: judge.score(agreed)}
@@ -115,7 +115,7 @@ def _case(options: argparse.Namespace, backbone: Any, attention: Any, length: in
             "naive_branches_timed": len(timed),
             "naive_over_packed": naive / median["packed"],
             "cached_over_packed": median["cached"] / median["packed"],
-            "max_abs_logit_difference": float(abs(packed.candidate_logit[timed] - apart).max()),
+            "max_abs_logit_difference": float(abs(packed.branch_logit[timed] - apart).max()),
         }
     if rows:
         case["split_over_packed"] = (median["split_trunk"] + median["split_branches"]) / median["packed"]
@@ -169,16 +169,14 @@ def _random_request(options: argparse.Namespace, length: int, agreement: float) 
     shape = (options.trajectories, length)
     responses = rng.integers(_NUM_SPECIAL, _VOCAB, size=shape).astype(np.int32)
     others = rng.integers(_NUM_SPECIAL, _VOCAB, size=shape).astype(np.int32)
-    candidates = np.where(rng.random(shape) < agreement, responses, others)
-    return JudgeRequest(
-        questions=("",) * options.trajectories, responses=tuple(responses), candidates=tuple(candidates)
-    )
+    proposals = np.where(rng.random(shape) < agreement, responses, others)
+    return JudgeRequest(questions=("",) * options.trajectories, responses=tuple(responses), proposals=tuple(proposals))
 
 
 def _branched_rows(request: JudgeRequest) -> list[int]:
     import numpy as np
 
-    differs = np.concatenate(request.responses) != np.concatenate(request.candidates)
+    differs = np.concatenate(request.responses) != np.concatenate(request.proposals)
     return [int(row) for row in np.flatnonzero(differs)]
 
 
@@ -208,12 +206,12 @@ def _branches_on(options: argparse.Namespace, backbone: Any, request: JudgeReque
     import numpy as np
     import torch
 
-    parents = [np.flatnonzero(r != c) for r, c in zip(request.responses, request.candidates, strict=True)]
+    parents = [np.flatnonzero(r != c) for r, c in zip(request.responses, request.proposals, strict=True)]
     width, length = max(len(p) for p in parents), options.prompt_length + len(request.responses[0])
     ids = torch.zeros(len(parents), width, dtype=torch.int64)
     positions = torch.zeros_like(ids)
-    for row, (parent, candidate) in enumerate(zip(parents, request.candidates, strict=True)):
-        ids[row, : len(parent)] = torch.from_numpy(candidate[parent].astype(np.int64))
+    for row, (parent, proposal) in enumerate(zip(parents, request.proposals, strict=True)):
+        ids[row, : len(parent)] = torch.from_numpy(proposal[parent].astype(np.int64))
         positions[row, : len(parent)] = torch.from_numpy(options.prompt_length + parent)
     column = torch.arange(length + width)
     itself = length + torch.arange(width)[:, None]
@@ -237,8 +235,8 @@ def _score_cached(options: argparse.Namespace, backbone: Any, request: JudgeRequ
     import numpy as np
     import torch
 
-    for question, response, candidate in zip(request.questions, request.responses, request.candidates, strict=True):
-        one = type(request)(questions=(question,), responses=(response,), candidates=(candidate,))
+    for question, response, proposal in zip(request.questions, request.responses, request.proposals, strict=True):
+        one = type(request)(questions=(question,), responses=(response,), proposals=(proposal,))
         cache = _trunk_cache(options, backbone, one)
 
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
@@ -246,10 +244,10 @@ def _score_cached(options: argparse.Namespace, backbone: Any, request: JudgeRequ
             return torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
 
         with torch.inference_mode():
-            for t in np.flatnonzero(response != candidate)[::-1]:
+            for t in np.flatnonzero(response != proposal)[::-1]:
                 # From the last position on, only what stands behind the prefix has to go.
                 cache.crop(options.prompt_length + int(t) - cache.get_seq_length())
-                branch = torch.tensor([[int(candidate[t])]], device=options.device)
+                branch = torch.tensor([[int(proposal[t])]], device=options.device)
                 backbone(input_ids=branch, past_key_values=cache, use_cache=True, trees=attend)
 
 

@@ -152,15 +152,15 @@ def pack(batch: Sequence[LabelledResponse], *, pad_id: int) -> Packed:
     leaf_labels = pad_right([r.leaf_labels for r in batch], NO_LABEL)
     columns = torch.arange(trunks.shape[1])
     begins = torch.tensor([len(r.context) for r in batch])
-    leaf_positions = begins[:, None] + torch.arange(leaves.shape[1])
+    branch_positions = begins[:, None] + torch.arange(leaves.shape[1])
     width = trunks.shape[1] + leaves.shape[1]
     # Every token sees itself: a row of padding that saw nothing would be NaN.
     allowed = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
     allowed[:, : len(columns), : len(columns)] = columns[:, None] >= columns
-    allowed[:, len(columns) :, : len(columns)] = leaf_positions[:, :, None] > columns
+    allowed[:, len(columns) :, : len(columns)] = branch_positions[:, :, None] > columns
     return Packed(
         ids=torch.cat([trunks, leaves], 1),
-        positions=torch.cat([columns.expand(len(batch), -1), leaf_positions], 1),
+        positions=torch.cat([columns.expand(len(batch), -1), branch_positions], 1),
         allowed=allowed,
         labels=torch.cat([trunk_labels, leaf_labels], 1),
     )

@@ -45,9 +45,9 @@ class SlowJudge:
         seconds = 0.4
         time.sleep(seconds)
         logit = np.zeros(sum(map(len, request.responses)), dtype=np.float32)
-        return JudgeScores(trunk_logit=logit, candidate_logit=logit, num_tokens=len(logit), seconds=seconds)
+        return JudgeScores(trunk_logit=logit, branch_logit=logit, num_tokens=len(logit), seconds=seconds)
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
         return 0.0
 
 

@@ -494,7 +494,7 @@ class MortalJudge:
         if self._deadly.intersection(request.questions):
             os._exit(1)
         logit = np.concatenate(request.responses).astype(np.float32)
-        return JudgeScores(trunk_logit=logit, candidate_logit=-logit, num_tokens=len(logit), seconds=0.0)
+        return JudgeScores(trunk_logit=logit, branch_logit=-logit, num_tokens=len(logit), seconds=0.0)
 
 
 @pytest.mark.slow

@@ -65,6 +65,6 @@ def test_packed_judging_on_the_gpu_equals_separate_judging(
     section = ValueHeadJudgeSection.model_validate({"gpus_per_replica": 1, "attention": attention, "dtype": dtype})
     judge = load_judge(section, policy=STUDENT)
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:4]))
-    candidates = batch.layout.token_ids[: batch.layout.num_teacher_tokens].copy()
-    candidates[::3] = 9
-    assert judge.self_check(judge_request(batch, "teacher", candidates), num_leaves=8, seed=0) < tolerance
+    proposals = batch.layout.token_ids[: batch.layout.num_teacher_tokens].copy()
+    proposals[::3] = 9
+    assert judge.self_check(judge_request(batch, "teacher", proposals), num_branches=8, seed=0) < tolerance

@@ -91,7 +91,7 @@ def test_the_file_calibrates_the_judge_of_a_config(run: Path) -> None:
     pair = make_pairs(1)[0]
     asked = JudgeRequest(questions=(pair.question,), responses=(pair.student_ids,), candidates=(pair.student_ids,))
     before, after = plain.score(asked), mapped.score(asked)
-    assert np.array_equal(after.trunk_logit, after.candidate_logit)
+    assert np.array_equal(after.trunk_logit, after.branch_logit)
     own = saved(run)["calibration"]["maps"]["step_start"]
     assert after.trunk_logit[0] == pytest.approx(own["slope"] * before.trunk_logit[0] + own["offset"], rel=1e-5)
 

@@ -35,16 +35,16 @@ class Judge(Protocol):
         """What it is and what it can do."""
 
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Logits of every trajectory token and of every candidate.
+        """Logits of every trajectory token and of every proposal.
 
-        A judge of whole steps gives each token the score of its step, and NaN to candidates that differ from it.
+        A judge of whole steps gives each token the score of its step, and NaN to proposals that differ from it.
         """
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
         """Logit of each step of each solution, read as the judge's authors read it. [solutions] of [steps]"""
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
-        """Largest difference in logit between `score` and judging random candidates one by one.
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
+        """Largest difference in logit between `score` and judging random proposals one by one.
 
         Infinite where an answer is no number; 0 where the request has nothing to compare. The
         caller knows how much is too much for the judge's dtype.

@@ -79,13 +79,13 @@ class MergingJudge:
         self,
         request: JudgeRequest,
         *,
-        num_leaves: int,
+        num_branches: int,
         seed: int,
         during: AbstractContextManager[object] | None = None,
     ) -> float:
         """See `Judge`; never shared. `during` is held while it is worked on."""
         with self._pass_lock, during or nullcontext():
-            return self._judge.self_check(request, num_leaves=num_leaves, seed=seed)
+            return self._judge.self_check(request, num_branches=num_branches, seed=seed)
 
     def _take(self) -> list[_Waiting]:
         """The requests of the next pass, earliest first."""
@@ -125,7 +125,7 @@ class MergingJudge:
         except Exception:
             return False
         lengths = [sum(map(len, request.responses)) for request in requests]
-        if not (scores.trunk_logit.shape == scores.candidate_logit.shape == (sum(lengths),)):
+        if not (scores.trunk_logit.shape == scores.branch_logit.shape == (sum(lengths),)):
             return False
         for waiting, part in zip(taken, _split(scores, requests, lengths), strict=True):
             waiting.answer = part
@@ -136,7 +136,7 @@ def _merge(requests: Sequence[JudgeRequest]) -> JudgeRequest:
     return JudgeRequest(
         questions=tuple(q for r in requests for q in r.questions),
         responses=tuple(ids for r in requests for ids in r.responses),
-        candidates=tuple(ids for r in requests for ids in r.candidates),
+        proposals=tuple(ids for r in requests for ids in r.proposals),
     )
 
 
@@ -147,7 +147,7 @@ def _split(scores: JudgeScores, requests: Sequence[JudgeRequest], lengths: Seque
     return [
         JudgeScores(
             trunk_logit=scores.trunk_logit[rows[0] : rows[1]],
-            candidate_logit=scores.candidate_logit[rows[0] : rows[1]],
+            branch_logit=scores.branch_logit[rows[0] : rows[1]],
             num_tokens=last_token - first_token,
             seconds=scores.seconds * (done - begun) / work[-1],
         )
@@ -159,5 +159,5 @@ def _split(scores: JudgeScores, requests: Sequence[JudgeRequest], lengths: Seque
 
 def _num_scores(request: JudgeRequest) -> int:
     """Response tokens and proposals that differ from them, at least 1: how much of a pass a request is."""
-    differing = sum(int(np.sum(r != c)) for r, c in zip(request.responses, request.candidates, strict=True))
+    differing = sum(int(np.sum(r != c)) for r, c in zip(request.responses, request.proposals, strict=True))
     return max(1, sum(map(len, request.responses)) + differing)

@@ -142,7 +142,7 @@ def scores_key(fingerprint: str, request: JudgeRequest, trajectory: int) -> byte
     for part in (
         request.questions[trajectory].encode(),
         request.responses[trajectory].astype("<i4").tobytes(),
-        request.candidates[trajectory].astype("<i4").tobytes(),
+        request.proposals[trajectory].astype("<i4").tobytes(),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()
@@ -179,15 +179,15 @@ class ScoreCache:
             asked = JudgeRequest(
                 questions=tuple(request.questions[i] for i in missing),
                 responses=tuple(request.responses[i] for i in missing),
-                candidates=tuple(request.candidates[i] for i in missing),
+                proposals=tuple(request.proposals[i] for i in missing),
             )
             scores = ask(asked)
             size = sum(lengths[i] for i in missing)
-            if not len(scores.trunk_logit) == len(scores.candidate_logit) == size:
+            if not len(scores.trunk_logit) == len(scores.branch_logit) == size:
                 return scores if len(missing) == len(lengths) else ask(request)
             num_tokens = scores.num_tokens
             cuts = np.cumsum([lengths[i] for i in missing])[:-1]
-            parts = zip(np.split(scores.trunk_logit, cuts), np.split(scores.candidate_logit, cuts), strict=True)
+            parts = zip(np.split(scores.trunk_logit, cuts), np.split(scores.branch_logit, cuts), strict=True)
             scored = dict(zip(missing, parts, strict=True))
             self._keep([(keys[i], own, other) for i, (own, other) in scored.items()])
             found = [scored.get(i, pair) for i, pair in enumerate(found)]
@@ -195,7 +195,7 @@ class ScoreCache:
         nothing = np.zeros(0, dtype=np.float32)
         return JudgeScores(
             trunk_logit=np.concatenate([nothing, *(own for own, _ in pairs)]),
-            candidate_logit=np.concatenate([nothing, *(other for _, other in pairs)]),
+            branch_logit=np.concatenate([nothing, *(other for _, other in pairs)]),
             num_tokens=num_tokens,
             seconds=time.perf_counter() - start,
         )

@@ -169,24 +169,24 @@ class CalibratedJudge:
         )
 
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Calibrated logits of every trajectory token and of every candidate."""
+        """Calibrated logits of every trajectory token and of every proposal."""
         scores = self._judge.score(request)
         if self.profile.scores == "token":
             classes = np.concatenate([np.zeros(0, np.int32), *map(self._positions.classes, request.responses)])
             classes[classes == NOT_TEXT] = 0
         else:
             classes = np.zeros(len(scores.trunk_logit), dtype=np.int32)
-        trunk, candidate = scores.trunk_logit.copy(), scores.candidate_logit.copy()
+        trunk, proposal = scores.trunk_logit.copy(), scores.branch_logit.copy()
         for index in np.unique(classes):
             rows = classes == index
-            for logit in (trunk, candidate):
+            for logit in (trunk, proposal):
                 logit[rows] = self._maps[POSITION_CLASSES[index]].apply(logit[rows])
-        return replace(scores, trunk_logit=trunk, candidate_logit=candidate)
+        return replace(scores, trunk_logit=trunk, branch_logit=proposal)
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
         """See `Judge`; the map of step ends."""
         return [self._maps["step_end"].apply(logits) for logits in self._judge.score_steps(solutions)]
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
         """The inner judge's, in its own logits."""
-        return self._judge.self_check(request, num_leaves=num_leaves, seed=seed)
+        return self._judge.self_check(request, num_branches=num_branches, seed=seed)

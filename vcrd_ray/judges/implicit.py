@@ -1,7 +1,7 @@
 """Implicit process rewards, as PRIME: the log-ratio of two language models at every token.
 
 r(c, a) = sigmoid(beta * (ln pi_model(a | c) - ln pi_reference(a | c))), where the reference is what the model was trained
-from. One forward of each model gives the distribution behind every prefix, so the trajectory's token and the candidate are
+from. One forward of each model gives the distribution behind every prefix, so the trajectory's token and the proposal are
 read at the same place and no branches are needed. The response goes in as the policy's own token ids, behind the model's
 own chat prompt. Trained on answers only: the models spread the credit over tokens by themselves.
 
@@ -143,7 +143,7 @@ class ImplicitJudge:
 
     @torch.inference_mode()
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Logits of every trajectory token and of every candidate, from one forward of each model.
+        """Logits of every trajectory token and of every proposal, from one forward of each model.
 
         Raises:
             ModelError: a token without an embedding, or a trajectory beyond the judge's positions.
@@ -153,14 +153,14 @@ class ImplicitJudge:
         logits = np.concatenate([np.zeros((0, 2), dtype=np.float32), *self._log_ratios("trajectory", asked)])
         return JudgeScores(
             trunk_logit=logits[:, 0].copy(),
-            candidate_logit=logits[:, 1].copy(),
+            branch_logit=logits[:, 1].copy(),
             num_tokens=len(self._models) * sum(a.num_read for a in asked if len(a.chosen)),
             seconds=time.perf_counter() - start,
         )
 
     @torch.inference_mode()
     def score_separately(self, request: JudgeRequest, rows: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-        """Logits of some rows' own tokens and candidates, each by forwards over its prefix alone. [rows] each"""
+        """Logits of some rows' own tokens and proposals, each by forwards over its prefix alone. [rows] each"""
         asked = self._asked(request)
         bounds = np.cumsum([0, *(len(a.chosen) for a in asked)])
         found = np.empty((len(rows), 2), dtype=np.float32)
@@ -193,28 +193,28 @@ class ImplicitJudge:
             scores.append(np.diff(upto[np.concatenate([[0], ends])]).astype(np.float32))
         return scores
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
-        """Largest difference in logit to forwards over prefixes alone, over random rows, differing candidates first.
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
+        """Largest difference in logit to forwards over prefixes alone, over random rows, differing proposals first.
 
         Infinite where a logit is no number; 0 where there is nothing to compare.
         """
         responses = np.concatenate([np.zeros(0, np.int32), *request.responses])
-        candidates = np.concatenate([np.zeros(0, np.int32), *request.candidates])
+        proposals = np.concatenate([np.zeros(0, np.int32), *request.proposals])
         return largest_difference(
             self.score(request),
             partial(self.score_separately, request),
-            differs=responses != candidates,
-            count=num_leaves,
+            differs=responses != proposals,
+            count=num_branches,
             seed=seed,
         )
 
     def _asked(self, request: JudgeRequest) -> list[_Asked]:
         return [
             _Asked(
-                ids=np.concatenate([self._prompt(question), response]), chosen=np.stack([response, candidate], axis=1)
+                ids=np.concatenate([self._prompt(question), response]), chosen=np.stack([response, proposal], axis=1)
             )
-            for question, response, candidate in zip(
-                request.questions, request.responses, request.candidates, strict=True
+            for question, response, proposal in zip(
+                request.questions, request.responses, request.proposals, strict=True
             )
         ]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import DataError
 from vcrd_ray.judges import JudgeProfile
-from vcrd_ray.judges.packed_trees import leaf_positions
+from vcrd_ray.judges.packed_trees import branch_positions
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
 from vcrd_ray.tiny.world import Problem, parse_question
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
@@ -40,7 +40,7 @@ class OracleJudge:
         self._logit = math.log(confidence / (1.0 - confidence))
 
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Logit +-logit(confidence) of every trajectory token and of every candidate.
+        """Logit +-logit(confidence) of every trajectory token and of every proposal.
 
         Raises:
             DataError: a question that is not of the tiny world.
@@ -48,22 +48,22 @@ class OracleJudge:
         start = time.perf_counter()
         trunk_valid: list[bool] = []
         candidate_valid: list[bool] = []
-        num_leaves = 0
+        num_branches = 0
         for s, question in enumerate(request.questions):
             problem = _problem(s, question)
-            response, candidate = request.responses[s], request.candidates[s]
+            response, proposal = request.responses[s], request.proposals[s]
             ids = response.tolist()
             trunk = token_validity(problem, ids, self._tokenizer)
             alternative = list(trunk)
-            for t in np.flatnonzero(leaf_positions(response, candidate, self._special_ids)):
-                alternative[t] = branch_validity(problem, ids, int(t), int(candidate[t]), self._tokenizer)
-                num_leaves += 1
+            for t in np.flatnonzero(branch_positions(response, proposal, self._special_ids)):
+                alternative[t] = branch_validity(problem, ids, int(t), int(proposal[t]), self._tokenizer)
+                num_branches += 1
             trunk_valid += trunk
             candidate_valid += alternative
         return JudgeScores(
             trunk_logit=self._logits(trunk_valid),
-            candidate_logit=self._logits(candidate_valid),
-            num_tokens=len(trunk_valid) + num_leaves,
+            branch_logit=self._logits(candidate_valid),
+            num_tokens=len(trunk_valid) + num_branches,
             seconds=time.perf_counter() - start,
         )
 
@@ -81,20 +81,20 @@ class OracleJudge:
             scores.append(self._logits([all(valid[a:b]) for a, b in zip(starts, stops, strict=True)]))
         return scores
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
-        """Largest difference in logit to reading (prefix, candidate) as a response of its own."""
-        whole = self.score(request).candidate_logit
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
+        """Largest difference in logit to reading (prefix, proposal) as a response of its own."""
+        whole = self.score(request).branch_logit
         branches: list[tuple[int, str, IntArray]] = []
         first_row = 0
-        for question, response, candidate in zip(request.questions, request.responses, request.candidates, strict=True):
-            for t in np.flatnonzero(leaf_positions(response, candidate, self._special_ids)):
-                branch = np.append(response[:t], candidate[t])
+        for question, response, proposal in zip(request.questions, request.responses, request.proposals, strict=True):
+            for t in np.flatnonzero(branch_positions(response, proposal, self._special_ids)):
+                branch = np.append(response[:t], proposal[t])
                 branches.append((first_row + int(t), question, branch))
             first_row += len(response)
         difference = 0.0
-        for index in np.random.default_rng(seed).permutation(len(branches))[:num_leaves]:
+        for index in np.random.default_rng(seed).permutation(len(branches))[:num_branches]:
             row, question, branch = branches[index]
-            alone = self.score(JudgeRequest(questions=(question,), responses=(branch,), candidates=(branch,)))
+            alone = self.score(JudgeRequest(questions=(question,), responses=(branch,), proposals=(branch,)))
             difference = max(difference, abs(float(alone.trunk_logit[-1] - whole[row])))
         return difference
 

@@ -33,8 +33,8 @@ _BRANCHY = 0.6
 class Reading(Protocol):
     """A family's input format, and where in it scores are read. Knows tokenizers only."""
 
-    def tree(self, question: str, response: IntArray, candidate: IntArray) -> Tree:
-        """One trajectory with a branch where a candidate differs and can be judged."""
+    def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
+        """One trajectory with a branch where a proposal differs and can be judged."""
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
         """Input ids, and the index at which each step's score is read: the authors' own use. [n] and [steps]"""
@@ -78,7 +78,7 @@ class PackedJudge:
 
     @torch.inference_mode()
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Logits of every trajectory token and of every candidate, trunks and branches packed.
+        """Logits of every trajectory token and of every proposal, trunks and branches packed.
 
         Raises:
             ModelError: a token without an embedding, or a trajectory beyond the judge's positions.
@@ -100,18 +100,18 @@ class PackedJudge:
             attend = tree_attention(self._attention_for([trees[i] for i in batch]), packed, dtype=self._backbone.dtype)
             logits = self._logits(packed.ids, position_ids=packed.position_ids, trees=attend).flatten()
             indices = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in batch])
-            own_logit[indices] = logits[packed.own_index].cpu().numpy()
-            other_logit[indices] = logits[packed.other_index].cpu().numpy()
+            own_logit[indices] = logits[packed.trunk_index].cpu().numpy()
+            other_logit[indices] = logits[packed.branch_index].cpu().numpy()
         return JudgeScores(
             trunk_logit=own_logit,
-            candidate_logit=other_logit,
+            branch_logit=other_logit,
             num_tokens=sum(len(tree) for tree in trees),
             seconds=time.perf_counter() - start,
         )
 
     @torch.inference_mode()
     def score_separately(self, request: JudgeRequest, rows: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-        """Logits of some rows' own tokens and candidates, each by a forward of its own. [rows] each
+        """Logits of some rows' own tokens and proposals, each by a forward of its own. [rows] each
 
         This is what packed scoring must equal: the model's causal attention, with no mask and no positions of ours.
         """
@@ -121,7 +121,7 @@ class PackedJudge:
         for row in rows:
             s = int(np.searchsorted(bounds, row, side="right")) - 1
             tree, t = trees[s], row - bounds[s]
-            found.append([self._alone(tree.path(int(index[t]))) for index in (tree.own, tree.other)])
+            found.append([self._alone(tree.path(int(index[t]))) for index in (tree.trunk_index, tree.branch_index)])
         own, other = np.asarray(found, dtype=np.float32).reshape(-1, 2).T
         return own, other
 
@@ -139,7 +139,7 @@ class PackedJudge:
                 scores[i] = logits[row, inputs[i][1]]
         return scores
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
         """Largest |packed - separate| difference in logit over random rows, those with a branch first.
 
         Infinite where a logit is no number; 0 where there is nothing to compare.
@@ -150,14 +150,14 @@ class PackedJudge:
         return largest_difference(
             self.score(request),
             partial(self.score_separately, request),
-            differs=np.concatenate([tree.own != tree.other for tree in trees]),
-            count=num_leaves,
+            differs=np.concatenate([tree.trunk_index != tree.branch_index for tree in trees]),
+            count=num_branches,
             seed=seed,
         )
 
     def _trees(self, request: JudgeRequest) -> list[Tree]:
-        asked = zip(request.questions, request.responses, request.candidates, strict=True)
-        trees = [self._reading.tree(question, response, candidate) for question, response, candidate in asked]
+        asked = zip(request.questions, request.responses, request.proposals, strict=True)
+        trees = [self._reading.tree(question, response, proposal) for question, response, proposal in asked]
         for s, tree in enumerate(trees):
             ids = np.concatenate([tree.trunk, tree.branch_ids])
             self._check(f"trajectory {s}", ids, num_positions=tree.num_positions)

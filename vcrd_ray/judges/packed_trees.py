@@ -41,10 +41,10 @@ class Tree:
     """Which branch each of them belongs to, ascending. [b]"""
     num_seen: IntArray
     """How many trunk tokens their branch sees. [b]"""
-    own: IntArray
+    trunk_index: IntArray
     """Index of the token at which the score of y_t is read. [T]"""
-    other: IntArray
-    """Index of the token at which the candidate's is read; `own` where it has no branch. [T]"""
+    branch_index: IntArray
+    """Index of the token at which the proposal's is read; `trunk_index` where it has no branch. [T]"""
 
     def __len__(self) -> int:
         return len(self.trunk) + len(self.branch_ids)
@@ -77,10 +77,10 @@ class PackedTrees:
     """Columns [trunk_start, trunk_stop) are seen; empty for padding."""
     branch_start: Int[Tensor, "S L"]
     """Columns [branch_start, own column] are seen: the own branch up to itself, or the token alone."""
-    own_index: Int[Tensor, " N"]
+    trunk_index: Int[Tensor, " N"]
     """Flat index into the S L tokens where each position's own token is read."""
-    other_index: Int[Tensor, " N"]
-    """The same for its candidate."""
+    branch_index: Int[Tensor, " N"]
+    """The same for its proposal."""
 
     def sees(self, *, first: int = 0) -> Bool[Tensor, "S q L"]:
         """Which keys (last) each query from column `first` on (before last) sees; no row is empty."""
@@ -100,15 +100,15 @@ class PackedTrees:
         return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
-def leaf_positions(response: IntArray, candidate: IntArray, special_ids: Collection[int]) -> BoolArray:
-    """Where a candidate needs a branch. [T]
+def branch_positions(response: IntArray, proposal: IntArray, special_ids: Collection[int]) -> BoolArray:
+    """Where a proposal needs a branch. [T]
 
     Not where it is the trajectory's own token, whose score is there already; not where either is a
     special token, which a judge never learnt to score.
     """
     special = np.fromiter(special_ids, dtype=np.int64)
-    plain = ~(np.isin(response, special) | np.isin(candidate, special))
-    leaf: BoolArray = plain & (response != candidate)
+    plain = ~(np.isin(response, special) | np.isin(proposal, special))
+    leaf: BoolArray = plain & (response != proposal)
     return leaf
 
 
@@ -147,7 +147,9 @@ def pack(
             trunk_stop[r, trunk] = start + np.arange(n)
             trunk_stop[r, branches] = start + tree.num_seen
             branch_start[r, branches] = start + n + first
-            own[i], other[i] = (r * shape[1] + start + index.astype(np.int64) for index in (tree.own, tree.other))
+            own[i], other[i] = (
+                r * shape[1] + start + index.astype(np.int64) for index in (tree.trunk_index, tree.branch_index)
+            )
             start += len(tree)
 
     def to_tensor(array: npt.NDArray[np.int64]) -> Tensor:
@@ -159,6 +161,6 @@ def pack(
         trunk_start=to_tensor(trunk_start),
         trunk_stop=to_tensor(trunk_stop),
         branch_start=to_tensor(branch_start),
-        own_index=to_tensor(np.concatenate(own)),
-        other_index=to_tensor(np.concatenate(other)),
+        trunk_index=to_tensor(np.concatenate(own)),
+        branch_index=to_tensor(np.concatenate(other)),
     )

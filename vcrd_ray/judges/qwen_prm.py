@@ -2,7 +2,7 @@
 
 The published models saw chat-formatted solutions with `<extra_0>` behind each step, and their head was trained there only;
 score = softmax over (bad, good), label good, so its logit is the difference of the two. r(c, a) is therefore read at a
-separator of its own behind a, for both proposals alike: the trajectory's token y_t gets a branch [separator], the candidate
+separator of its own behind a, for both proposals alike: the trajectory's token y_t gets a branch [separator], the proposal
 a branch [a, separator]. Steps that are complete carry their separator in the trunk, as in training; where y_t ends a step,
 its score is read there and needs no branch. A step ends with a token that contains a blank line; the authors cut the text
 there and drop the blank line, which stays here, because the policy's own token ids are what is judged.
@@ -28,7 +28,7 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
 from vcrd_ray.judges.packed import PackedJudge
-from vcrd_ray.judges.packed_trees import BoolArray, Tree, leaf_positions
+from vcrd_ray.judges.packed_trees import BoolArray, Tree, branch_positions
 from vcrd_ray.models.checkpoint_files import load_tokenizer, special_ids, token_ids_with, tokenizer_fingerprint
 from vcrd_ray.types import IntArray, StepSolution
 
@@ -128,11 +128,11 @@ class SeparatorReading:
         self._special_ids = frozenset(special_ids)
         self._prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._prompt_ids)
 
-    def tree(self, question: str, response: IntArray, candidate: IntArray) -> Tree:
+    def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
         """See `Reading`."""
         prompt = self._prompt(question)
         closes: BoolArray = np.isin(response, self._step_ends)
-        judged = leaf_positions(response, candidate, self._special_ids)
+        judged = branch_positions(response, proposal, self._special_ids)
         # A token that is not judged is read without a separator of its own: nobody uses its score.
         own_branch = ~closes & ~np.isin(response, np.fromiter(self._special_ids, dtype=np.int64))
         # Where each response token stands, when a separator follows each that closes a step.
@@ -156,7 +156,7 @@ class SeparatorReading:
             places = (first - n)[rows]
             num_seen[places] = sees[rows]
             branch[places] = 2 * np.flatnonzero(rows) + number
-        branch_ids[(other_start - n)[judged]] = candidate[judged]
+        branch_ids[(other_start - n)[judged]] = proposal[judged]
         own = np.where(closes, at + 1, np.where(own_branch, start, at))
         other = np.where(judged, other_start + 1, own)
         return Tree(
@@ -164,8 +164,8 @@ class SeparatorReading:
             branch_ids=branch_ids,
             branch=branch,
             num_seen=num_seen,
-            own=own.astype(np.int32),
-            other=other.astype(np.int32),
+            trunk_index=own.astype(np.int32),
+            branch_index=other.astype(np.int32),
         )
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:

@@ -26,25 +26,25 @@ def judged_at(weighting: Weighting, tokenizer: PreTrainedTokenizerBase) -> froze
 
 
 def judge_request(
-    batch: PairBatch, side: Side, candidates: IntArray, *, only_at: Collection[int] | None = None
+    batch: PairBatch, side: Side, proposals: IntArray, *, only_at: Collection[int] | None = None
 ) -> JudgeRequest:
     """The request about one side's rollouts.
 
     Args:
-        candidates: the other model's proposals, in token order.
-        only_at: trajectory tokens at which candidates are judged; elsewhere the trajectory's own takes their place, which
+        proposals: the other model's proposals, in token order.
+        only_at: trajectory tokens at which proposals are judged; elsewhere the trajectory's own takes their place, which
             costs nothing. None: everywhere.
     """
     if only_at is not None:
         own = batch.layout.token_ids[batch.layout.span(side)]
-        candidates = np.where(np.isin(own, list(only_at)), candidates, own)
+        proposals = np.where(np.isin(own, list(only_at)), proposals, own)
     asked = [(p.question, p.teacher_ids if side == "teacher" else p.student_ids) for p in batch.pairs]
     questions, responses = zip(*((question, ids) for question, ids in asked if len(ids)), strict=True)
     cuts = np.cumsum([len(r) for r in responses])[:-1]
     return JudgeRequest(
         questions=questions,
         responses=responses,
-        candidates=tuple(np.split(candidates, cuts)),
+        proposals=tuple(np.split(proposals, cuts)),
     )
 
 
@@ -70,7 +70,7 @@ def validity_of(
                 teacher_proposal=tokens[: batch.layout.num_teacher_tokens],
                 student_proposal=student_proposals,
                 teacher_logit=on_teacher.trunk_logit,
-                student_logit=on_teacher.candidate_logit,
+                student_logit=on_teacher.branch_logit,
             )
         )
     if "student" in scores:
@@ -79,7 +79,7 @@ def validity_of(
             Validity(
                 teacher_proposal=teacher_proposals,
                 student_proposal=tokens[batch.layout.num_teacher_tokens :],
-                teacher_logit=on_student.candidate_logit,
+                teacher_logit=on_student.branch_logit,
                 student_logit=on_student.trunk_logit,
             )
         )
@@ -90,11 +90,11 @@ def one_per_token(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeSco
     """The same, or no scores where it cannot be known which token each belongs to."""
     span = batch.layout.span(side)
     wanted = (span.stop - span.start,)
-    found = (np.shape(scores.trunk_logit), np.shape(scores.candidate_logit))
+    found = (np.shape(scores.trunk_logit), np.shape(scores.branch_logit))
     if found == (wanted, wanted):
         return scores
     logger.warning(
-        "update %d, micro-batch %d: the judge answered %s scores of tokens and %s of candidates for %s tokens on %s prefixes",
+        "update %d, micro-batch %d: the judge answered %s scores of tokens and %s of proposals for %s tokens on %s prefixes",
         *(batch.update, batch.micro, *found, wanted, side),
     )
     missing = JudgeScores.nothing(*wanted, set_aside=False)

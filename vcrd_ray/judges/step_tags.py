@@ -265,7 +265,7 @@ class StepTagsJudge:
         self._max_batch_tokens = max_batch_tokens
 
     def score(self, request: JudgeRequest) -> JudgeScores:
-        """Each response token gets the logit of its step; NaN for candidates that differ, and where no line has text.
+        """Each response token gets the logit of its step; NaN for proposals that differ, and where no line has text.
 
         Raises:
             ModelError: a response beyond the judge's positions.
@@ -276,11 +276,11 @@ class StepTagsJudge:
         own, other = [np.zeros(0, dtype=np.float32)], [np.zeros(0, dtype=np.float32)]
         for s, index in enumerate(indices):
             own.append(np.append(scores[s], np.float32(np.nan))[index])
-            same = request.responses[s] == request.candidates[s]
+            same = request.responses[s] == request.proposals[s]
             other.append(np.where(same, own[-1], np.float32(np.nan)))
         return JudgeScores(
             trunk_logit=np.concatenate(own),
-            candidate_logit=np.concatenate(other),
+            branch_logit=np.concatenate(other),
             num_tokens=num_tokens,
             seconds=time.perf_counter() - start,
         )
@@ -293,14 +293,14 @@ class StepTagsJudge:
         """
         return self._score("solution", solutions)[0]
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
         """Largest difference in logit between one pass and a forward over each conversation cut behind a random step.
 
         Infinite where a logit is no number; 0 where there is nothing to compare.
         """
         solutions, _ = self._solutions(request)
         places = [(s, k) for s, solution in enumerate(solutions) for k in range(len(solution.steps))]
-        chosen = np.random.default_rng(seed).choice(len(places), size=min(num_leaves, len(places)), replace=False)
+        chosen = np.random.default_rng(seed).choice(len(places), size=min(num_branches, len(places)), replace=False)
         together = self.score_steps(solutions)
         difference = [0.0]
         for s, k in (places[i] for i in chosen):

@@ -24,7 +24,7 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
 from vcrd_ray.judges.packed import PackedJudge
-from vcrd_ray.judges.packed_trees import Tree, leaf_positions
+from vcrd_ray.judges.packed_trees import Tree, branch_positions
 from vcrd_ray.models.checkpoint_files import load_tokenizer
 from vcrd_ray.types import IntArray, StepSolution
 
@@ -103,20 +103,20 @@ class ValueHeadReading:
         self._special_ids = frozenset(special_ids)
         self._prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._prompt_ids)
 
-    def tree(self, question: str, response: IntArray, candidate: IntArray) -> Tree:
+    def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
         """See `Reading`."""
         prompt = self._prompt(question)
-        parents = np.flatnonzero(leaf_positions(response, candidate, self._special_ids))
+        parents = np.flatnonzero(branch_positions(response, proposal, self._special_ids))
         own = len(prompt) + np.arange(len(response))
         other = own.copy()
         other[parents] = len(prompt) + len(response) + np.arange(len(parents))
         return Tree(
             trunk=np.concatenate([prompt, response]),
-            branch_ids=candidate[parents],
+            branch_ids=proposal[parents],
             branch=np.arange(len(parents), dtype=np.int32),
             num_seen=(len(prompt) + parents).astype(np.int32),
-            own=own.astype(np.int32),
-            other=other.astype(np.int32),
+            trunk_index=own.astype(np.int32),
+            branch_index=other.astype(np.int32),
         )
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:

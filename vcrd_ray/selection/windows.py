@@ -162,8 +162,8 @@ class TokenScorer:
         states = self._model.get_decoder()(
             input_ids=packed.ids, position_ids=packed.position_ids, trees=attend, use_cache=False
         ).last_hidden_state
-        hidden = states.flatten(0, 1)[packed.own_index].float()
-        tokens = packed.ids.flatten()[packed.own_index + 1]
+        hidden = states.flatten(0, 1)[packed.trunk_index].float()
+        tokens = packed.ids.flatten()[packed.trunk_index + 1]
         logp = fused_token_logp(
             hidden=hidden,
             head=self._head,
@@ -172,7 +172,7 @@ class TokenScorer:
             chunk_rows=self._chunk_rows,
         )
         rank = token_ranks(hidden, self._head, tokens, chunk_rows=self._chunk_rows) if ranks else None
-        cuts = np.cumsum([len(tree.own) for tree in trees])[:-1]
+        cuts = np.cumsum([len(tree.trunk_index) for tree in trees])[:-1]
         logps = np.split(logp.cpu().numpy(), cuts)
         if rank is None:
             return [TokenScores(logp=values, rank=None) for values in logps]

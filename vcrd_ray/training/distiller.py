@@ -244,12 +244,12 @@ class Distiller:
             self._self_check(batch, "student", signals.student_prefix_proposals)
         return _Forwarded(asked=asked, batch=batch, fused=fused, teacher_prefix_scores=scores)
 
-    def _self_check(self, batch: PairBatch, side: Side, candidates: npt.NDArray[np.int32]) -> None:
+    def _self_check(self, batch: PairBatch, side: Side, proposals: npt.NDArray[np.int32]) -> None:
         tolerance = self._bounds.self_check_tolerance
         if self._checked or tolerance is None:
             return
         self._checked = True
-        self.self_check_difference = self._signals.self_check(batch, side, candidates)
+        self.self_check_difference = self._signals.self_check(batch, side, proposals)
         if not self.self_check_difference <= tolerance:
             raise JudgeError(
                 f"packed and separate judging differ by {self.self_check_difference:.3g} in logit on the first batch, more than"

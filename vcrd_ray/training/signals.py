@@ -44,7 +44,7 @@ class SignalSource(Protocol):
         """Ask for the scores of both proposals on teacher prefixes, given the student's proposals. [N_teacher]"""
         ...
 
-    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
+    def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
         """Largest logit difference between packed and separate judging on some leaves of one side's request."""
         ...
 
@@ -107,13 +107,13 @@ class LocalSignals:
         """See `SignalSource`."""
         return Lazy(lambda: self._score(batch, "teacher", proposals))
 
-    def self_check(self, batch: PairBatch, side: Side, candidates: IntArray) -> float:
+    def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
         return self._judge.self_check(
-            judge_request(batch, side, candidates, only_at=self._only_at), num_leaves=8, seed=self._request.seed
+            judge_request(batch, side, proposals, only_at=self._only_at), num_branches=8, seed=self._request.seed
         )
 
-    def _score(self, batch: PairBatch, side: Side, candidates: IntArray) -> JudgeScores:
+    def _score(self, batch: PairBatch, side: Side, proposals: IntArray) -> JudgeScores:
         assert self._judge is not None
-        return self._judge.score(judge_request(batch, side, candidates, only_at=self._only_at))
+        return self._judge.score(judge_request(batch, side, proposals, only_at=self._only_at))

@@ -118,9 +118,9 @@ def ragged_request(agreement: float = 0.3) -> JudgeRequest:
     responses = [rng.integers(2, 258, size=n).astype(np.int32) for n in (7, 20, 1, 13, 4)]
     for response, at in ((0, 3), (1, 5), (1, 6), (3, 12)):
         responses[response][at] = BLANK_LINE
-    candidates = [np.where(rng.random(len(r)) < agreement, r, 2 + (r + 5) % 256).astype(np.int32) for r in responses]
+    proposals = [np.where(rng.random(len(r)) < agreement, r, 2 + (r + 5) % 256).astype(np.int32) for r in responses]
     questions = ("1+1?", "How many pens?", "x", "1+1?", "Ann has 12 pens, gets 7.")
-    return JudgeRequest(questions=questions, responses=tuple(responses), candidates=tuple(candidates))
+    return JudgeRequest(questions=questions, responses=tuple(responses), proposals=tuple(proposals))
 
 
 def flat(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -128,7 +128,7 @@ def flat(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def leaf_rows(request: JudgeRequest) -> list[int]:
-    return np.flatnonzero(flat(request.responses) != flat(request.candidates)).tolist()
+    return np.flatnonzero(flat(request.responses) != flat(request.proposals)).tolist()
 
 
 ROUNDING = 5e-5
@@ -137,8 +137,8 @@ ROUNDING = 5e-5
 
 
 def differences(judge: PackedJudge, request: JudgeRequest) -> np.ndarray:
-    """Packed minus separate logits, own tokens and candidates of every row. [2, N]"""
+    """Packed minus separate logits, own tokens and proposals of every row. [2, N]"""
     scores = judge.score(request)
     own, other = judge.score_separately(request, range(len(scores.trunk_logit)))
     assert np.std(own) > 0.3 and np.std(other) > 0.3
-    return np.abs([scores.trunk_logit - own, scores.candidate_logit - other])
+    return np.abs([scores.trunk_logit - own, scores.branch_logit - other])

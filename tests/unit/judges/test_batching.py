@@ -43,18 +43,16 @@ class GatedJudge:
                 raise ValueError("a bad question")
             base = np.concatenate([np.full(len(r), len(q)) for q, r in zip(*_qr(request), strict=True)])
             trunk = (base + np.concatenate(request.responses)).astype(np.float32)
-            candidate = (base + np.concatenate(request.candidates)).astype(np.float32)
+            proposal = (base + np.concatenate(request.proposals)).astype(np.float32)
             tokens = 10 * len(trunk)
-            return self.change(
-                JudgeScores(trunk_logit=trunk, candidate_logit=candidate, num_tokens=tokens, seconds=6.0)
-            )
+            return self.change(JudgeScores(trunk_logit=trunk, branch_logit=proposal, num_tokens=tokens, seconds=6.0))
         finally:
             self._inside.release()
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
         return [np.zeros(len(solution.steps), np.float32) for solution in solutions]
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
         self.score(request)
         return 0.5
 
@@ -65,7 +63,7 @@ def _qr(request: JudgeRequest) -> tuple[Any, Any]:
 
 def ask(question: str, length: int = 2) -> JudgeRequest:
     ids = np.arange(length, dtype=np.int32)
-    return JudgeRequest(questions=(question,), responses=(ids,), candidates=(ids + 1,))
+    return JudgeRequest(questions=(question,), responses=(ids,), proposals=(ids + 1,))
 
 
 class Callers:
@@ -94,7 +92,7 @@ def test_what_arrives_during_a_pass_shares_the_next_one_and_each_gets_its_own_an
     futures = [callers.ask(ask(name, length)) for name, length in (("a", 1), ("bcd", 4), ("ef", 2))]
     callers.open()
     assert [f.result(10).trunk_logit.tolist() for f in futures] == [[1], [3, 4, 5, 6], [2, 3]]
-    assert [f.result().candidate_logit.tolist() for f in futures] == [[2], [4, 5, 6, 7], [3, 4]]
+    assert [f.result().branch_logit.tolist() for f in futures] == [[2], [4, 5, 6, 7], [3, 4]]
     assert callers.first.result().num_tokens == 20
     assert callers.judge.passes == [("first",), ("a", "bcd", "ef")]
 
@@ -182,7 +180,7 @@ def test_a_mark_that_fails_reaches_its_caller_and_stops_nobody_after_it() -> Non
 
 def test_a_self_check_and_steps_wait_for_the_pass() -> None:
     callers = Callers()
-    check = callers._threads.submit(callers.merging.self_check, ask("s"), num_leaves=1, seed=0)
+    check = callers._threads.submit(callers.merging.self_check, ask("s"), num_branches=1, seed=0)
     callers.open()
     assert check.result(10) == 0.5 and callers.first.result(10).num_tokens == 20
     assert callers.merging.score_steps([StepSolution(question="q", steps=("a", "b"))])[0].shape == (2,)

@@ -34,13 +34,13 @@ class CountingJudge:
     def score(self, request: JudgeRequest) -> JudgeScores:
         self.asked += request.questions
         own = [np.sin(r + len(q)) for q, r in zip(request.questions, request.responses, strict=True)]
-        other = [np.cos(c + len(q)) for q, c in zip(request.questions, request.candidates, strict=True)]
+        other = [np.cos(c + len(q)) for q, c in zip(request.questions, request.proposals, strict=True)]
         nothing = np.zeros(0)
         logits = [np.concatenate([nothing, *side]).astype(np.float32) for side in (own, other)]
         if self.broken:
             logits[1][-1:] = np.nan
         size = sum(len(r) for r in request.responses)
-        return JudgeScores(trunk_logit=logits[0], candidate_logit=logits[1], num_tokens=size, seconds=0.0)
+        return JudgeScores(trunk_logit=logits[0], branch_logit=logits[1], num_tokens=size, seconds=0.0)
 
 
 class CachedJudge:
@@ -54,13 +54,13 @@ class CachedJudge:
 def request(*lengths: int, first: int = 0) -> JudgeRequest:
     responses = tuple(np.arange(first, first + n, dtype=np.int32) for n in lengths)
     return JudgeRequest(
-        questions=tuple(f"q{n}" for n in lengths), responses=responses, candidates=tuple(r + 1 for r in responses)
+        questions=tuple(f"q{n}" for n in lengths), responses=responses, proposals=tuple(r + 1 for r in responses)
     )
 
 
 def assert_same(left: JudgeScores, right: JudgeScores) -> None:
     assert np.array_equal(left.trunk_logit, right.trunk_logit)
-    assert np.array_equal(left.candidate_logit, right.candidate_logit)
+    assert np.array_equal(left.branch_logit, right.branch_logit)
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_what_was_judged_is_not_judged_again_not_even_by_another_process(path: P
 
 def test_a_key_changes_with_all_that_scores_depend_on() -> None:
     one = request(4)
-    other_candidate = JudgeRequest(questions=one.questions, responses=one.responses, candidates=one.responses)
-    other_question = JudgeRequest(questions=("q",), responses=one.responses, candidates=one.candidates)
+    other_candidate = JudgeRequest(questions=one.questions, responses=one.responses, proposals=one.responses)
+    other_question = JudgeRequest(questions=("q",), responses=one.responses, proposals=one.proposals)
     keys = {
         scores_key("a", one, 0),
         scores_key("b", one, 0),
@@ -129,7 +129,7 @@ def test_the_least_recently_used_are_dropped_beyond_the_bound(path: Path, monkey
 def test_scores_that_are_no_numbers_are_not_kept(path: Path) -> None:
     judge = CountingJudge(broken=True)
     cached = CachedJudge(judge, ScoreStore(path, max_bytes=MIB))
-    assert np.isnan(cached.score(request(3, 4)).candidate_logit[-1])
+    assert np.isnan(cached.score(request(3, 4)).branch_logit[-1])
     cached.score(request(3, 4))
     assert judge.asked == ["q3", "q4", "q4"]
 
@@ -192,13 +192,13 @@ def test_a_judge_of_whole_steps_is_kept_without_scores_of_other_tokens(path: Pat
     class StepJudge(CountingJudge):
         def score(self, request: JudgeRequest) -> JudgeScores:
             whole = super().score(request)
-            return replace(whole, candidate_logit=np.full_like(whole.candidate_logit, np.nan))
+            return replace(whole, branch_logit=np.full_like(whole.branch_logit, np.nan))
 
     judge = StepJudge()
     judge.profile = replace(judge.profile, scores="step")
     cached = CachedJudge(judge, ScoreStore(path, max_bytes=MIB))
     first, second = cached.score(request(3, 4)), cached.score(request(3, 4))
-    assert judge.asked == ["q3", "q4"] and np.isnan(second.candidate_logit).all()
+    assert judge.asked == ["q3", "q4"] and np.isnan(second.branch_logit).all()
     assert np.array_equal(first.trunk_logit, second.trunk_logit)
 
 

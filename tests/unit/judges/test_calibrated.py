@@ -38,20 +38,20 @@ CALIBRATION = Calibration(judge="fake", family="value_head", method="isotonic", 
 class FakeJudge:
     """Answers with logits that it was given."""
 
-    def __init__(self, trunk: Sequence[float], candidate: Sequence[float], *, scores: str = "token") -> None:
+    def __init__(self, trunk: Sequence[float], proposal: Sequence[float], *, scores: str = "token") -> None:
         self.profile = JudgeProfile(
             fingerprint="fake", family="value_head", scores=scores, vocabulary="policy", reads="", trained_on=""
         )
-        self._trunk, self._candidate = np.float32(trunk), np.float32(candidate)
+        self._trunk, self._candidate = np.float32(trunk), np.float32(proposal)
 
     def score(self, request: JudgeRequest) -> JudgeScores:
-        return JudgeScores(trunk_logit=self._trunk, candidate_logit=self._candidate, num_tokens=7, seconds=1.5)
+        return JudgeScores(trunk_logit=self._trunk, branch_logit=self._candidate, num_tokens=7, seconds=1.5)
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
         return [self._trunk[: len(solution.steps)] for solution in solutions]
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
-        return 100.0 * num_leaves + seed
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
+        return 100.0 * num_branches + seed
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def ids_of(tokenizer: PreTrainedTokenizerFast, text: str, *, end: bool = True) -
 
 
 def request_of(*responses: np.ndarray) -> JudgeRequest:
-    return JudgeRequest(questions=("?",) * len(responses), responses=responses, candidates=responses)
+    return JudgeRequest(questions=("?",) * len(responses), responses=responses, proposals=responses)
 
 
 END, START, MID = 0, 1, 2
@@ -103,7 +103,7 @@ def test_each_row_goes_by_its_class_and_both_proposals_by_the_same_map(tokenizer
     )
     found = judge.score(request_of(response, response))
     assert found.trunk_logit.tolist() == [1.5, 1.0, 0.0, -1.0, 2.0] * 2
-    assert found.candidate_logit.tolist() == [2.0, 3.0, 1.0, -1.0, 2.0] * 2
+    assert found.branch_logit.tolist() == [2.0, 3.0, 1.0, -1.0, 2.0] * 2
     assert found.num_tokens == 7 and found.seconds == 1.5 and found.trunk_logit.dtype == np.float32
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_number_stays_none(tokenizer: PreTrainedTokenizerFast) -> Non
     response = ids_of(tokenizer, "12\n3")
     nan = [np.nan] * 5
     found = CalibratedJudge(FakeJudge(nan, nan), CALIBRATION, tokenizer=tokenizer).score(request_of(response))
-    assert np.isnan(found.trunk_logit).all() and np.isnan(found.candidate_logit).all()
+    assert np.isnan(found.trunk_logit).all() and np.isnan(found.branch_logit).all()
 
 
 numbers = st.floats(-50, 50, width=32)
@@ -148,12 +148,12 @@ def test_a_judge_of_steps_needs_the_map_of_step_ends_only(tokenizer: PreTrainedT
     judge = CalibratedJudge(FakeJudge([3, 3, 3], [np.nan, 3, 3], scores="step"), only, tokenizer=tokenizer)
     found = judge.score(request_of(ids_of(tokenizer, "12")))
     assert found.trunk_logit.tolist() == [2.0, 2.0, 2.0]
-    assert np.isnan(found.candidate_logit[0]) and found.candidate_logit[1:].tolist() == [2.0, 2.0]
+    assert np.isnan(found.branch_logit[0]) and found.branch_logit[1:].tolist() == [2.0, 2.0]
 
 
 def test_self_check_is_the_inner_judges(tokenizer: PreTrainedTokenizerFast) -> None:
     judge = CalibratedJudge(FakeJudge([], []), CALIBRATION, tokenizer=tokenizer)
-    assert judge.self_check(request_of(), num_leaves=3, seed=7) == 307
+    assert judge.self_check(request_of(), num_branches=3, seed=7) == 307
 
 
 def test_the_fingerprint_tells_calibrations_apart(tokenizer: PreTrainedTokenizerFast) -> None:

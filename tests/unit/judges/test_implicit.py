@@ -71,12 +71,12 @@ def load(path: Path, reference: Path, *, beta: float = BETA, max_batch_tokens: i
 
 
 def ragged_request() -> JudgeRequest:
-    """Five trajectories of 0 to 20 tokens, about every third candidate equal."""
+    """Five trajectories of 0 to 20 tokens, about every third proposal equal."""
     rng = np.random.default_rng(0)
     responses = [rng.integers(0, 257, size=n).astype(np.int32) for n in (7, 20, 1, 0, 4)]
-    candidates = [np.where(rng.random(len(r)) < 0.3, r, (r + 5) % 257).astype(np.int32) for r in responses]
+    proposals = [np.where(rng.random(len(r)) < 0.3, r, (r + 5) % 257).astype(np.int32) for r in responses]
     questions = ("1+1?", "How many pens?", "x", "1+1?", "Ann has 12 pens, gets 7.")
-    return JudgeRequest(questions=questions, responses=tuple(responses), candidates=tuple(candidates))
+    return JudgeRequest(questions=questions, responses=tuple(responses), proposals=tuple(proposals))
 
 
 @cache
@@ -106,14 +106,14 @@ def judge(paths: tuple[Path, Path]) -> ImplicitJudge:
 
 @pytest.fixture(scope="module")
 def expected(paths: tuple[Path, Path]) -> np.ndarray:
-    """Own and candidate logits of the ragged request, a forward a prefix. [N, 2]"""
+    """Own and proposal logits of the ragged request, a forward a prefix. [N, 2]"""
     tokenizer = AutoTokenizer.from_pretrained(paths[0])
     request, found = ragged_request(), []
-    for question, response, candidate in zip(request.questions, request.responses, request.candidates, strict=True):
+    for question, response, proposal in zip(request.questions, request.responses, request.proposals, strict=True):
         prompt = tokenizer.encode(f"{question}\n")
         for t in range(len(response)):
             ratios = plain_log_ratios(*paths, prompt, response[:t].tolist())
-            found.append([ratios[response[t]].item(), ratios[candidate[t]].item()])
+            found.append([ratios[response[t]].item(), ratios[proposal[t]].item()])
     return np.asarray(found)
 
 
@@ -127,45 +127,45 @@ def test_every_token_equals_forwards_of_both_models_over_its_prefix(
     scores = load(*paths, max_batch_tokens=max_batch_tokens).score(ragged_request())
     assert expected.std() > 0.5
     assert np.abs(scores.trunk_logit - expected[:, 0]).max() < ROUNDING
-    assert np.abs(scores.candidate_logit - expected[:, 1]).max() < ROUNDING
+    assert np.abs(scores.branch_logit - expected[:, 1]).max() < ROUNDING
 
 
 def test_equal_candidates_are_a_bit_equal_copy(judge: ImplicitJudge) -> None:
     request = ragged_request()
-    same = np.concatenate(request.responses) == np.concatenate(request.candidates)
+    same = np.concatenate(request.responses) == np.concatenate(request.proposals)
     scores = judge.score(request)
     assert 0 < same.sum() < len(same)
-    assert np.array_equal(scores.trunk_logit[same], scores.candidate_logit[same])
-    assert (scores.trunk_logit[~same] != scores.candidate_logit[~same]).all()
+    assert np.array_equal(scores.trunk_logit[same], scores.branch_logit[same])
+    assert (scores.trunk_logit[~same] != scores.branch_logit[~same]).all()
 
 
 def test_chat_template_makes_the_prompt_where_there_is_one(tmp_path: Path, paths: tuple[Path, Path]) -> None:
     path = write_model(tmp_path, seed=0, chat=True)
     prompt = byte_tokenizer().encode("<user>1+1?</user><assistant>")
     response = np.array([50, 60, 70], dtype=np.int32)
-    request = JudgeRequest(questions=("1+1?",), responses=(response,), candidates=(response + 1,))
+    request = JudgeRequest(questions=("1+1?",), responses=(response,), proposals=(response + 1,))
     scores = load(path, paths[1]).score(request)
     for t in range(3):
         ratios = plain_log_ratios(path, paths[1], prompt, response[:t].tolist())
         assert abs(scores.trunk_logit[t] - ratios[response[t]].item()) < ROUNDING
-        assert abs(scores.candidate_logit[t] - ratios[response[t] + 1].item()) < ROUNDING
+        assert abs(scores.branch_logit[t] - ratios[response[t] + 1].item()) < ROUNDING
 
 
 def test_tied_models_use_their_embedding_as_head(tmp_path: Path, paths: tuple[Path, Path]) -> None:
     path = write_model(tmp_path, seed=2, tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(path / WEIGHTS)
     response = np.array([50], dtype=np.int32)
-    request = JudgeRequest(questions=("x",), responses=(response,), candidates=(response + 3,))
+    request = JudgeRequest(questions=("x",), responses=(response,), proposals=(response + 3,))
     scores = load(path, paths[1]).score(request)
     ratios = plain_log_ratios(path, paths[1], byte_tokenizer().encode("x\n"), [])
     assert abs(scores.trunk_logit[0] - ratios[50].item()) < ROUNDING
-    assert abs(scores.candidate_logit[0] - ratios[53].item()) < ROUNDING
+    assert abs(scores.branch_logit[0] - ratios[53].item()) < ROUNDING
 
 
 def test_a_model_and_itself_give_zero_everywhere(paths: tuple[Path, Path]) -> None:
     scores = load(paths[0], paths[0]).score(ragged_request())
     assert not scores.trunk_logit.any()
-    assert not scores.candidate_logit.any()
+    assert not scores.branch_logit.any()
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 100])
@@ -214,27 +214,27 @@ def test_a_step_is_the_sum_over_its_tokens(paths: tuple[Path, Path]) -> None:
 
 
 def test_self_check_of_a_sound_judge_is_rounding(judge: ImplicitJudge) -> None:
-    assert 0.0 < judge.self_check(ragged_request(), num_leaves=20, seed=0) < ROUNDING
+    assert 0.0 < judge.self_check(ragged_request(), num_branches=20, seed=0) < ROUNDING
 
 
 def test_self_check_finds_a_model_that_sees_what_follows(paths: tuple[Path, Path]) -> None:
     judge = load(*paths)
     layer = judge._models[0].backbone.layers[0]
     layer.register_forward_hook(lambda _, __, output: output + output.mean(1, keepdim=True))
-    assert judge.self_check(ragged_request(), num_leaves=20, seed=0) > 1e-2
+    assert judge.self_check(ragged_request(), num_branches=20, seed=0) > 1e-2
 
 
 def test_self_check_without_numbers_is_infinite(tmp_path: Path, paths: tuple[Path, Path]) -> None:
     path = write_model(tmp_path, seed=0)
     edit_weights(path, lambda state: state["lm_head.weight"].fill_(float("nan")))
-    assert load(path, paths[1]).self_check(ragged_request(), num_leaves=4, seed=0) == float("inf")
+    assert load(path, paths[1]).self_check(ragged_request(), num_branches=4, seed=0) == float("inf")
 
 
 def test_an_empty_request_has_empty_scores(judge: ImplicitJudge) -> None:
-    nothing = JudgeRequest(questions=(), responses=(), candidates=())
+    nothing = JudgeRequest(questions=(), responses=(), proposals=())
     scores = judge.score(nothing)
-    assert (len(scores.trunk_logit), len(scores.candidate_logit), scores.num_tokens) == (0, 0, 0)
-    assert judge.self_check(nothing, num_leaves=8, seed=0) == 0.0
+    assert (len(scores.trunk_logit), len(scores.branch_logit), scores.num_tokens) == (0, 0, 0)
+    assert judge.self_check(nothing, num_branches=8, seed=0) == 0.0
 
 
 # --- what it says of itself -----------------------------------------------------------------------
@@ -244,8 +244,8 @@ def test_scores_are_float32_rows_and_tokens_of_both_models_count(judge: Implicit
     as_judge: Judge = judge
     request = ragged_request()
     scores = as_judge.score(request)
-    assert scores.trunk_logit.shape == scores.candidate_logit.shape == (32,)
-    assert scores.trunk_logit.dtype == scores.candidate_logit.dtype == np.float32
+    assert scores.trunk_logit.shape == scores.branch_logit.shape == (32,)
+    assert scores.trunk_logit.dtype == scores.branch_logit.dtype == np.float32
     lengths = [(len(q) + 1, len(r)) for q, r in zip(request.questions, request.responses, strict=True)]
     assert scores.num_tokens == 2 * sum(prompt + n - 1 for prompt, n in lengths if n)
 
@@ -298,13 +298,13 @@ def test_pickle_weights_are_refused(tmp_path: Path, paths: tuple[Path, Path]) ->
 @pytest.mark.parametrize("token", [-1, 260])
 def test_token_without_embedding_names_trajectory_and_id(judge: ImplicitJudge, token: int) -> None:
     good, foreign = np.array([5, 6], dtype=np.int32), np.array([5, token], dtype=np.int32)
-    request = JudgeRequest(questions=("x", "y"), responses=(good, good), candidates=(good, foreign))
+    request = JudgeRequest(questions=("x", "y"), responses=(good, good), proposals=(good, foreign))
     with pytest.raises(ModelError, match=rf"trajectory 1: token id {token} is outside .* 260 embeddings"):
         judge.score(request)
 
 
 def test_trajectory_beyond_the_judges_positions_is_refused(judge: ImplicitJudge) -> None:
     response = np.full(79, 5, dtype=np.int32)
-    request = JudgeRequest(questions=("x",), responses=(response,), candidates=(response,))
+    request = JudgeRequest(questions=("x",), responses=(response,), proposals=(response,))
     with pytest.raises(ModelError, match=r"trajectory 0: 81 tokens .* 80 positions; shorten"):
         judge.score(request)

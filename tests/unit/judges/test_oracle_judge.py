@@ -32,23 +32,23 @@ def request(
     """One trajectory; `changes` are other proposals, by position."""
     ids = tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id] * eos
     response = np.asarray(ids, dtype=np.int32)
-    candidate = response.copy()
+    proposal = response.copy()
     for position, proposal in changes.items():
-        (candidate[position],) = tokenizer.encode(proposal, add_special_tokens=False)
-    return JudgeRequest(questions=(QUESTION,), responses=(response,), candidates=(candidate,))
+        (proposal[position],) = tokenizer.encode(proposal, add_special_tokens=False)
+    return JudgeRequest(questions=(QUESTION,), responses=(response,), proposals=(proposal,))
 
 
 def test_right_and_wrong_tokens_score_by_confidence(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     # One token a character: 1 2 + 7 = 1 8 (wrong: 19).
     scores = judge.score(request(tokenizer, "12+7=18", {6: "9"}))
     assert scores.trunk_logit.tolist() == pytest.approx([VALID] * 6 + [-VALID])
-    assert scores.candidate_logit.tolist() == pytest.approx([VALID] * 7)
+    assert scores.branch_logit.tolist() == pytest.approx([VALID] * 7)
 
 
 def test_several_candidates_can_be_right(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     # Begin with the other operand (7+12) or the other person (20-5); no step begins with 9.
     starts = [request(tokenizer, "12+7=19", {0: digit}) for digit in ("7", "2", "9")]
-    logits = [float(judge.score(start).candidate_logit[0]) for start in starts]
+    logits = [float(judge.score(start).branch_logit[0]) for start in starts]
     assert logits == pytest.approx([VALID, VALID, -VALID])
 
 
@@ -63,7 +63,7 @@ def test_without_a_leaf_the_candidate_is_a_copy(judge: OracleJudge, tokenizer: P
     asked = request(tokenizer, "12+7=19", {3: "<eos>"})
     scores = judge.score(asked)
     # An early end would be wrong, but special tokens are not compared.
-    assert scores.candidate_logit.tobytes() == scores.trunk_logit.tobytes()
+    assert scores.branch_logit.tobytes() == scores.trunk_logit.tobytes()
     assert scores.num_tokens == 7
 
 
@@ -75,13 +75,13 @@ def test_rows_of_several_trajectories_stand_one_after_the_other(
     both = JudgeRequest(
         questions=first.questions + second.questions,
         responses=first.responses + second.responses,
-        candidates=first.candidates + second.candidates,
+        proposals=first.proposals + second.proposals,
     )
     together, apart = judge.score(both), [judge.score(first), judge.score(second)]
     assert together.trunk_logit.tolist() == [*apart[0].trunk_logit, *apart[1].trunk_logit]
-    assert together.candidate_logit.tolist() == [
-        *apart[0].candidate_logit,
-        *apart[1].candidate_logit,
+    assert together.branch_logit.tolist() == [
+        *apart[0].branch_logit,
+        *apart[1].branch_logit,
     ]
     assert together.num_tokens == 16
 
@@ -92,8 +92,8 @@ def test_self_check_finds_branches_equal_to_responses_of_their_own(
     as_judge: Judge = judge
     asked = request(tokenizer, "12+7=18\n20-5=15\n", {0: "7", 3: "1", 6: "9", 8: "9"})
     scores = judge.score(asked)
-    assert len(set(scores.candidate_logit[[0, 3, 6, 8]].tolist())) == 2
-    assert as_judge.self_check(asked, num_leaves=4, seed=0) == 0.0
+    assert len(set(scores.branch_logit[[0, 3, 6, 8]].tolist())) == 2
+    assert as_judge.self_check(asked, num_branches=4, seed=0) == 0.0
 
 
 def test_a_step_is_valid_where_all_its_tokens_are(judge: OracleJudge) -> None:
@@ -106,7 +106,7 @@ def test_a_step_is_valid_where_all_its_tokens_are(judge: OracleJudge) -> None:
 
 def test_a_question_of_another_world_is_named(judge: OracleJudge) -> None:
     ids = np.asarray([5], dtype=np.int32)
-    foreign = JudgeRequest(questions=("What is love?",), responses=(ids,), candidates=(ids,))
+    foreign = JudgeRequest(questions=("What is love?",), responses=(ids,), proposals=(ids,))
     with pytest.raises(DataError, match=r"trajectory 0: the oracle knows the tiny world only.*love"):
         judge.score(foreign)
 

@@ -119,7 +119,7 @@ def test_a_wrong_position_or_a_visible_sibling_is_found(
     own, other = judge.score_separately(request, leaf_rows(request))
     scores = wrong.score(request)
     rows = leaf_rows(request)
-    found = np.abs([scores.trunk_logit[rows] - own, scores.candidate_logit[rows] - other])
+    found = np.abs([scores.trunk_logit[rows] - own, scores.branch_logit[rows] - other])
     assert found.max() > 1e-2
 
 
@@ -128,27 +128,27 @@ def test_a_wrong_position_or_a_visible_sibling_is_found(
 
 def test_equal_candidates_are_a_bit_equal_copy(judge: PackedJudge) -> None:
     scores = judge.score(ragged_request(agreement=1.0))
-    assert scores.candidate_logit.tobytes() == scores.trunk_logit.tobytes()
+    assert scores.branch_logit.tobytes() == scores.trunk_logit.tobytes()
 
 
 def test_agreeing_positions_of_a_mixed_request_are_a_bit_equal_copy(judge: PackedJudge) -> None:
     request = ragged_request()
-    same = flat(request.responses) == flat(request.candidates)
+    same = flat(request.responses) == flat(request.proposals)
     scores = judge.score(request)
     assert 0 < same.sum() < len(same)
-    assert np.array_equal(scores.candidate_logit[same], scores.trunk_logit[same])
-    assert (scores.candidate_logit[~same] != scores.trunk_logit[~same]).all()
+    assert np.array_equal(scores.branch_logit[same], scores.trunk_logit[same])
+    assert (scores.branch_logit[~same] != scores.trunk_logit[~same]).all()
 
 
 def test_special_tokens_get_no_branch_on_either_side(judge: PackedJudge) -> None:
     request = JudgeRequest(
         questions=("x",),
         responses=(np.array([50, 60, EOS], dtype=np.int32),),
-        candidates=(np.array([EOS, 61, 70], dtype=np.int32),),
+        proposals=(np.array([EOS, 61, 70], dtype=np.int32),),
     )
     scores = judge.score(request)
-    assert scores.candidate_logit[[0, 2]].tolist() == scores.trunk_logit[[0, 2]].tolist()
-    assert scores.candidate_logit[1] != scores.trunk_logit[1]
+    assert scores.branch_logit[[0, 2]].tolist() == scores.trunk_logit[[0, 2]].tolist()
+    assert scores.branch_logit[1] != scores.trunk_logit[1]
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -173,30 +173,30 @@ def test_scores_follow_the_order_of_the_request(judge: PackedJudge) -> None:
         JudgeRequest(
             questions=tuple(request.questions[s] for s in order),
             responses=tuple(request.responses[s] for s in order),
-            candidates=tuple(request.candidates[s] for s in order),
+            proposals=tuple(request.proposals[s] for s in order),
         )
     )
     bounds = np.cumsum([0, *(len(r) for r in request.responses)])
     rows = np.concatenate([np.arange(bounds[s], bounds[s + 1]) for s in order])
     expected = judge.score(request)
     assert np.abs(shuffled.trunk_logit - expected.trunk_logit[rows]).max() < ROUNDING
-    assert np.abs(shuffled.candidate_logit - expected.candidate_logit[rows]).max() < ROUNDING
+    assert np.abs(shuffled.branch_logit - expected.branch_logit[rows]).max() < ROUNDING
 
 
 # --- self-check -----------------------------------------------------------------------------------
 
 
 def test_self_check_of_a_sound_judge_is_rounding(judge: PackedJudge) -> None:
-    assert 0.0 < judge.self_check(ragged_request(), num_leaves=8, seed=0) < ROUNDING
+    assert 0.0 < judge.self_check(ragged_request(), num_branches=8, seed=0) < ROUNDING
 
 
 def test_self_check_without_branches_compares_trajectory_tokens(judge: PackedJudge) -> None:
-    assert 0.0 < judge.self_check(ragged_request(agreement=1.0), num_leaves=8, seed=0) < ROUNDING
+    assert 0.0 < judge.self_check(ragged_request(agreement=1.0), num_branches=8, seed=0) < ROUNDING
 
 
 def test_self_check_without_anything_to_compare_is_zero(judge: PackedJudge) -> None:
-    nothing = JudgeRequest(questions=(), responses=(), candidates=())
-    assert judge.self_check(nothing, num_leaves=8, seed=0) == 0.0
+    nothing = JudgeRequest(questions=(), responses=(), proposals=())
+    assert judge.self_check(nothing, num_branches=8, seed=0) == 0.0
 
 
 def test_self_check_finds_a_model_that_attends_causally(load: Load) -> None:
@@ -205,13 +205,13 @@ def test_self_check_finds_a_model_that_attends_causally(load: Load) -> None:
     judge._backbone.register_forward_pre_hook(
         lambda module, args, kwargs: (args, {k: v for k, v in kwargs.items() if k != "trees"}), with_kwargs=True
     )
-    assert judge.self_check(ragged_request(), num_leaves=8, seed=0) > 0.1
+    assert judge.self_check(ragged_request(), num_branches=8, seed=0) > 0.1
 
 
 def test_self_check_of_a_judge_without_numbers_is_infinite(load: Load) -> None:
     judge = load()
     judge._head = lambda hidden: hidden.sum(-1) * torch.nan
-    assert judge.self_check(ragged_request(), num_leaves=8, seed=0) == float("inf")
+    assert judge.self_check(ragged_request(), num_branches=8, seed=0) == float("inf")
 
 
 # --- the seam -------------------------------------------------------------------------------------
@@ -220,14 +220,14 @@ def test_self_check_of_a_judge_without_numbers_is_infinite(load: Load) -> None:
 def test_scores_have_one_row_a_response_position(judge: PackedJudge) -> None:
     as_judge: Judge = judge
     scores: JudgeScores = as_judge.score(ragged_request())
-    assert scores.trunk_logit.shape == scores.candidate_logit.shape == (45,)
-    assert scores.trunk_logit.dtype == scores.candidate_logit.dtype == np.float32
+    assert scores.trunk_logit.shape == scores.branch_logit.shape == (45,)
+    assert scores.trunk_logit.dtype == scores.branch_logit.dtype == np.float32
     assert scores.seconds > 0
 
 
 def test_an_empty_request_has_empty_scores(judge: PackedJudge) -> None:
-    scores = judge.score(JudgeRequest(questions=(), responses=(), candidates=()))
-    assert (len(scores.trunk_logit), len(scores.candidate_logit), scores.num_tokens) == (0, 0, 0)
+    scores = judge.score(JudgeRequest(questions=(), responses=(), proposals=()))
+    assert (len(scores.trunk_logit), len(scores.branch_logit), scores.num_tokens) == (0, 0, 0)
 
 
 def test_a_question_is_tokenised_once(judge: PackedJudge) -> None:
@@ -254,13 +254,13 @@ def test_no_language_model_head_is_loaded(judge: PackedJudge) -> None:
 
 def test_token_without_embedding_names_trajectory_and_id(judge: PackedJudge) -> None:
     response = np.array([5, 260], dtype=np.int32)
-    request = JudgeRequest(questions=("x",), responses=(response,), candidates=(response,))
+    request = JudgeRequest(questions=("x",), responses=(response,), proposals=(response,))
     with pytest.raises(ModelError, match=r"trajectory 0: token id 260 is outside .* 260 embeddings"):
         judge.score(request)
 
 
 def test_trajectory_beyond_the_judges_positions_is_refused(judge: PackedJudge) -> None:
     response = np.full(192, 5, dtype=np.int32)
-    request = JudgeRequest(questions=("x",), responses=(response,), candidates=(response,))
+    request = JudgeRequest(questions=("x",), responses=(response,), proposals=(response,))
     with pytest.raises(ModelError, match=r"trajectory 0: \d+ tokens .* 192 positions; shorten"):
         judge.score(request)

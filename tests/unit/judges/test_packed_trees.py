@@ -13,7 +13,7 @@ from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length
 from vcrd_ray.judges.packed_trees import (
     PackedTrees,
     Tree,
-    leaf_positions,
+    branch_positions,
     pack,
 )
 from vcrd_ray.models.packing import rows_within_budget
@@ -53,8 +53,8 @@ def test_ids_and_positions_of_a_worked_example() -> None:
     packed = two_rows()
     assert packed.ids.tolist() == [[10, 11, 12, 13, 14, 93, 94], [20, 21, 22, 95, 96, 97, 0]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4], [0, 1, 2, 1, 2, 3, 0]]
-    assert packed.own_index.tolist() == [2, 3, 4, 8, 9]
-    assert packed.other_index.tolist() == [2, 5, 6, 11, 12]
+    assert packed.trunk_index.tolist() == [2, 3, 4, 8, 9]
+    assert packed.branch_index.tolist() == [2, 5, 6, 11, 12]
 
 
 def test_mask_of_a_worked_example() -> None:
@@ -82,7 +82,7 @@ def test_mask_of_a_worked_example() -> None:
 def test_trees_in_one_row_do_not_see_each_other() -> None:
     packed, apart = pack(two_trees(), [[1, 0]], device=CPU, round_up=lambda length: 16), two_rows().sees()
     assert packed.ids.shape == (1, 16)
-    assert packed.own_index.tolist() == [8, 9, 10, 1, 2] and packed.other_index.tolist() == [8, 11, 12, 4, 5]
+    assert packed.trunk_index.tolist() == [8, 9, 10, 1, 2] and packed.branch_index.tolist() == [8, 11, 12, 4, 5]
     expected = torch.eye(16, dtype=torch.bool)
     expected[:6, :6], expected[6:13, 6:13] = apart[1, :6, :6], apart[0]
     assert torch.equal(packed.sees()[0], expected)
@@ -139,21 +139,21 @@ def test_every_token_sees_exactly_what_leads_to_it(drawn: list[Tree], budget: in
                 found += 1
             start += len(drawn[i])
     assert found == int((packed.ids != 0).sum())
-    for name, index in (("own", packed.own_index), ("other", packed.other_index)):
+    for name, index in (("own", packed.trunk_index), ("other", packed.branch_index)):
         wanted = [t.path(int(i))[-1] for t in drawn for i in getattr(t, name)]
         assert packed.ids.flatten()[index].tolist() == wanted
 
 
 @pytest.mark.parametrize(
-    ("token", "candidate", "has_leaf"),
+    ("token", "proposal", "has_leaf"),
     [(5, 6, True), (5, 5, False), (1, 6, False), (5, 1, False), (1, 2, False), (1, 1, False)],
 )
-def test_only_two_different_plain_tokens_need_a_leaf(token: int, candidate: int, has_leaf: bool) -> None:
-    assert leaf_positions(ints(token), ints(candidate), {1, 2}).tolist() == [has_leaf]
+def test_only_two_different_plain_tokens_need_a_leaf(token: int, proposal: int, has_leaf: bool) -> None:
+    assert branch_positions(ints(token), ints(proposal), {1, 2}).tolist() == [has_leaf]
 
 
 def test_without_special_tokens_every_difference_is_a_leaf() -> None:
-    assert leaf_positions(ints(1, 2, 3), ints(1, 0, 4), ()).tolist() == [False, True, True]
+    assert branch_positions(ints(1, 2, 3), ints(1, 0, 4), ()).tolist() == [False, True, True]
 
 
 # --- the same model gives the same hidden states --------------------------------------------------

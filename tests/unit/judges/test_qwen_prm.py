@@ -66,18 +66,18 @@ def prompt(question: str) -> list[int]:
 
 def test_both_proposals_are_read_at_a_separator_behind_them(checkpoint: Path, judge: PackedJudge) -> None:
     """A blank line ends a step: the trunk carries a separator there, and y_t is read at it."""
-    response, candidate = [50, BLANK_LINE, 60, 61], [51, 70, 60, BLANK_LINE]
+    response, proposal = [50, BLANK_LINE, 60, 61], [51, 70, 60, BLANK_LINE]
     request = JudgeRequest(
         questions=("1+1?",),
         responses=(np.array(response, dtype=np.int32),),
-        candidates=(np.array(candidate, dtype=np.int32),),
+        proposals=(np.array(proposal, dtype=np.int32),),
     )
     scores, start = judge.score(request), prompt("1+1?")
     prefixes = [start, [*start, 50], [*start, 50, BLANK_LINE, SEPARATOR], [*start, 50, BLANK_LINE, SEPARATOR, 60]]
     for t, prefix in enumerate(prefixes):
-        for logits, token in ((scores.trunk_logit, response[t]), (scores.candidate_logit, candidate[t])):
+        for logits, token in ((scores.trunk_logit, response[t]), (scores.branch_logit, proposal[t])):
             assert logits[t] == pytest.approx(good_logit(checkpoint, [*prefix, token, SEPARATOR]), abs=1e-4)
-    # Trunk with one separator, a separator behind three of four own tokens, two tokens for each of three candidates.
+    # Trunk with one separator, a separator behind three of four own tokens, two tokens for each of three proposals.
     assert scores.num_tokens == len(start) + 4 + 1 + 3 + 2 * 3
 
 
@@ -95,7 +95,7 @@ def test_steps_are_read_at_the_separator_behind_each(checkpoint: Path, judge: Pa
 
 def test_a_special_token_of_the_trajectory_is_not_given_a_separator(judge: PackedJudge) -> None:
     response = np.array([50, EOS], dtype=np.int32)
-    scores = judge.score(JudgeRequest(questions=("x",), responses=(response,), candidates=(response,)))
+    scores = judge.score(JudgeRequest(questions=("x",), responses=(response,), proposals=(response,)))
     assert scores.num_tokens == len(prompt("x")) + 2 + 1
 
 
@@ -146,10 +146,10 @@ def test_the_fingerprint_is_of_all_that_scores_depend_on(checkpoint: Path, judge
 
 def test_a_branch_behind_the_last_position_is_refused(judge: PackedJudge) -> None:
     fitting = np.full(192 - len(prompt("x")) - 1, 50, dtype=np.int32)
-    judge.score(JudgeRequest(questions=("x",), responses=(fitting,), candidates=(fitting,)))
+    judge.score(JudgeRequest(questions=("x",), responses=(fitting,), proposals=(fitting,)))
     whole = np.append(fitting, np.int32(50))
     with pytest.raises(ModelError, match=r"193 tokens .* 192 positions"):
-        judge.score(JudgeRequest(questions=("x",), responses=(whole,), candidates=(whole,)))
+        judge.score(JudgeRequest(questions=("x",), responses=(whole,), proposals=(whole,)))
 
 
 def test_tensors_of_nothing_are_refused(tmp_path: Path) -> None:

@@ -154,14 +154,14 @@ SOLUTIONS = [
 
 
 def request_of(*texts: str) -> JudgeRequest:
-    """Responses of the policy; every third candidate differs."""
+    """Responses of the policy; every third proposal differs."""
     tokenizer = policy_tokenizer()
     responses = [np.asarray(tokenizer.encode(text), dtype=np.int32) for text in texts]
-    candidates = [np.where(np.arange(len(r)) % 3, r, 1 + (r + 7) % 250).astype(np.int32) for r in responses]
+    proposals = [np.where(np.arange(len(r)) % 3, r, 1 + (r + 7) % 250).astype(np.int32) for r in responses]
     return JudgeRequest(
         questions=tuple(f"Question {i}?" for i in range(len(texts))),
         responses=tuple(responses),
-        candidates=tuple(candidates),
+        proposals=tuple(proposals),
     )
 
 
@@ -247,10 +247,10 @@ def test_every_token_has_the_score_of_its_step(
         expected.append(np.repeat(authors_logits(paths[template], template, solution), counts))
     scores = judges[template].score(request)
     assert np.abs(scores.trunk_logit - np.concatenate(expected)).max() < ROUNDING
-    same = np.concatenate(request.responses) == np.concatenate(request.candidates)
+    same = np.concatenate(request.responses) == np.concatenate(request.proposals)
     assert 0 < same.sum() < len(same)
-    assert np.array_equal(scores.candidate_logit[same], scores.trunk_logit[same])
-    assert np.isnan(scores.candidate_logit[~same]).all()
+    assert np.array_equal(scores.branch_logit[same], scores.trunk_logit[same])
+    assert np.isnan(scores.branch_logit[~same]).all()
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -271,11 +271,11 @@ def test_responses_without_text_have_no_score(judges: dict[str, StepTagsJudge]) 
 
 def test_an_empty_request_has_empty_scores(judges: dict[str, StepTagsJudge]) -> None:
     as_judge: Judge = judges["rlhflow"]
-    nothing = JudgeRequest(questions=(), responses=(), candidates=())
+    nothing = JudgeRequest(questions=(), responses=(), proposals=())
     scores = as_judge.score(nothing)
-    assert scores.trunk_logit.dtype == scores.candidate_logit.dtype == np.float32
-    assert (len(scores.trunk_logit), len(scores.candidate_logit), scores.num_tokens) == (0, 0, 0)
-    assert as_judge.self_check(nothing, num_leaves=8, seed=0) == 0.0
+    assert scores.trunk_logit.dtype == scores.branch_logit.dtype == np.float32
+    assert (len(scores.trunk_logit), len(scores.branch_logit), scores.num_tokens) == (0, 0, 0)
+    assert as_judge.self_check(nothing, num_branches=8, seed=0) == 0.0
 
 
 # --- steps of tokens ------------------------------------------------------------------------------
@@ -329,14 +329,14 @@ def test_steps_of_a_sentencepiece_tokenizer() -> None:
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_self_check_of_a_sound_judge_is_rounding(judges: dict[str, StepTagsJudge], template: str) -> None:
     request = request_of("One\nTwo\nThree", "a\nbb\nccc")
-    assert 0.0 < judges[template].self_check(request, num_leaves=6, seed=0) < ROUNDING
+    assert 0.0 < judges[template].self_check(request, num_branches=6, seed=0) < ROUNDING
 
 
 def test_self_check_finds_a_model_that_sees_what_follows(paths: dict[str, Path]) -> None:
     judge = load(paths["rlhflow"], "rlhflow")
     layer = judge._model.backbone.layers[0]
     layer.register_forward_hook(lambda _, __, output: output + output.mean(1, keepdim=True))
-    assert judge.self_check(request_of("One\nTwo\nThree"), num_leaves=6, seed=0) > 1e-2
+    assert judge.self_check(request_of("One\nTwo\nThree"), num_branches=6, seed=0) > 1e-2
 
 
 def edit_weights(directory: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -348,7 +348,7 @@ def edit_weights(directory: Path, edit: Callable[[dict[str, torch.Tensor]], obje
 def test_self_check_without_numbers_is_infinite(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, "rlhflow")
     edit_weights(path, lambda state: state["lm_head.weight"].fill_(float("nan")))
-    assert load(path, "rlhflow").self_check(request_of("a"), num_leaves=4, seed=0) == float("inf")
+    assert load(path, "rlhflow").self_check(request_of("a"), num_branches=4, seed=0) == float("inf")
 
 
 # --- what it says of itself, and what cannot be used ----------------------------------------------

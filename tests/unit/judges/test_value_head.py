@@ -45,7 +45,7 @@ def judge(checkpoint: Path) -> PackedJudge:
 @pytest.mark.parametrize(("shards", "prefix"), [(3, ""), (1, "pretrained_model."), (2, "pretrained_model.")])
 def test_shards_and_wrapper_prefixes_are_read(tmp_path: Path, judge: PackedJudge, shards: int, prefix: str) -> None:
     other = load(write_checkpoint(tmp_path, shards=shards, prefix=prefix))
-    assert np.array_equal(other.score(ragged_request()).candidate_logit, judge.score(ragged_request()).candidate_logit)
+    assert np.array_equal(other.score(ragged_request()).branch_logit, judge.score(ragged_request()).branch_logit)
 
 
 def test_trunk_is_the_head_on_the_causal_model_after_bos_problem_newline(checkpoint: Path, judge: PackedJudge) -> None:

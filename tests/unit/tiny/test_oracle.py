@@ -64,14 +64,14 @@ def test_a_corrupted_digit_of_a_result_is_invalid_at_that_digit(index: int, data
 
 
 @settings(max_examples=60, deadline=None)
-@given(index=indices, position=st.integers(0, 200), candidate=st.integers(0, 340))
-def test_a_branch_is_as_valid_as_the_response_that_has_it(index: int, position: int, candidate: int) -> None:
+@given(index=indices, position=st.integers(0, 200), proposal=st.integers(0, 340))
+def test_a_branch_is_as_valid_as_the_response_that_has_it(index: int, position: int, proposal: int) -> None:
     problem, solution = drawn(index)
     ids = ids_of(solution)
     position %= len(ids)
-    swapped = [*ids[:position], candidate]
+    swapped = [*ids[:position], proposal]
     expected = token_validity(problem, swapped, tokenizer())[position]
-    assert branch_validity(problem, ids, position, candidate, tokenizer()) is expected
+    assert branch_validity(problem, ids, position, proposal, tokenizer()) is expected
 
 
 @settings(max_examples=60, deadline=None)

@@ -203,7 +203,7 @@ def test_composite_judges_step_ends_and_asks_the_teacher_elsewhere(
         profile, self_check = judge.profile, judge.self_check
 
         def score(self, request: JudgeRequest) -> JudgeScores:
-            differs = np.concatenate(request.candidates) != np.concatenate(request.responses)
+            differs = np.concatenate(request.proposals) != np.concatenate(request.responses)
             asked.append(int(differs.sum()))
             newlines = token_ids_with(load_tokenizer(resolve_model(STUDENT)), "\n")
             assert np.isin(np.concatenate(request.responses)[differs], list(newlines)).all()
@@ -225,8 +225,8 @@ def test_a_judge_of_whole_steps_weighs_student_prefixes_by_the_student_score(
 
         def score(self, request: JudgeRequest) -> JudgeScores:
             scores = judge.score(request)
-            differs = np.concatenate(request.candidates) != np.concatenate(request.responses)
-            return replace(scores, candidate_logit=np.where(differs, np.nan, scores.trunk_logit).astype(np.float32))
+            differs = np.concatenate(request.proposals) != np.concatenate(request.responses)
+            return replace(scores, branch_logit=np.where(differs, np.nan, scores.trunk_logit).astype(np.float32))
 
     objective = {"weighting": {"type": "student_score"}, "lambda_teacher": 0.0}
     runs = [Run(pairs, teacher, j, objective=objective).updates(stop=2) for j in (judge, StepJudge())]  # type: ignore[list-item]
@@ -244,13 +244,13 @@ class BrokenJudge:
 
     def score(self, request: JudgeRequest) -> JudgeScores:
         scores = self._inner.score(request)
-        logit = scores.candidate_logit.copy()
+        logit = scores.branch_logit.copy()
         logit[: int(self._share * len(logit))] = np.nan
         return JudgeScores(
-            trunk_logit=scores.trunk_logit, candidate_logit=logit, num_tokens=scores.num_tokens, seconds=scores.seconds
+            trunk_logit=scores.trunk_logit, branch_logit=logit, num_tokens=scores.num_tokens, seconds=scores.seconds
         )
 
-    def self_check(self, request: JudgeRequest, *, num_leaves: int, seed: int) -> float:
+    def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:
         return 0.0 if self._share < 1 else float("inf")
 
 
@@ -287,8 +287,8 @@ def test_scores_of_a_wrong_number_weigh_one_and_count_as_invalid(
 ) -> None:
     answers: list[Callable[[JudgeScores], JudgeScores]] = [
         lambda s: replace(s, trunk_logit=s.trunk_logit[:-1]),
-        lambda s: replace(s, candidate_logit=s.candidate_logit[:1]),
-        lambda s: replace(s, trunk_logit=s.trunk_logit[:, None], candidate_logit=s.candidate_logit[:, None]),
+        lambda s: replace(s, branch_logit=s.branch_logit[:1]),
+        lambda s: replace(s, trunk_logit=s.trunk_logit[:, None], branch_logit=s.branch_logit[:, None]),
     ]
     nan = Run(pairs, teacher, SilentJudge(judge, lambda s: replace(s, trunk_logit=s.trunk_logit * np.nan)))
     nan.distiller._bounds = JudgeBounds(max_invalid_share=1.0, self_check_tolerance=None)
