@@ -267,7 +267,7 @@ class StepSolution:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Validity:
+class ScoredProposals:
     """Both models' proposals at every token and what the judge said of them. All arrays [N], token order."""
 
     teacher_proposal: IntArray
@@ -277,7 +277,7 @@ class Validity:
     student_logit: FloatArray
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Validity]) -> Validity:
+    def concatenate(cls, parts: Sequence[ScoredProposals]) -> ScoredProposals:
         """Tokens of several parts, one after the other."""
         names = ("teacher_proposal", "student_proposal", "teacher_logit", "student_logit")
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from vcrd_ray.config import CompositeWeighting, Weighting
 from vcrd_ray.method.weighting import BoolArray
 from vcrd_ray.models.checkpoint_files import token_ids_with
-from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side, Validity
+from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, ScoredProposals, Side
 
 logger = logging.getLogger(__name__)
 
@@ -48,25 +48,25 @@ def judge_request(
     )
 
 
-def validity_of(
+def scored_proposals(
     batch: PairBatch,
     scores: Mapping[Side, JudgeScores],
     *,
     teacher_proposals: IntArray,
     student_proposals: IntArray | None,
-) -> Validity:
+) -> ScoredProposals:
     """Both proposals and scores of every token of the judged sides.
 
     The owner of a rollout proposes its own next token; the other model proposes a fresh sample: the teacher on student
     prefixes [N_student], the student on teacher prefixes [N_teacher].
     """
     tokens = batch.layout.token_ids
-    parts: list[Validity] = []
+    parts: list[ScoredProposals] = []
     if "teacher" in scores:
         assert student_proposals is not None
         on_teacher = scores["teacher"]
         parts.append(
-            Validity(
+            ScoredProposals(
                 teacher_proposal=tokens[: batch.layout.num_teacher_tokens],
                 student_proposal=student_proposals,
                 teacher_logit=on_teacher.trunk_logit,
@@ -76,14 +76,14 @@ def validity_of(
     if "student" in scores:
         on_student = scores["student"]
         parts.append(
-            Validity(
+            ScoredProposals(
                 teacher_proposal=teacher_proposals,
                 student_proposal=tokens[batch.layout.num_teacher_tokens :],
                 teacher_logit=on_student.branch_logit,
                 student_logit=on_student.trunk_logit,
             )
         )
-    return Validity.concatenate(parts)
+    return ScoredProposals.concatenate(parts)
 
 
 def one_per_token(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeScores:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vcrd_ray import config
-from vcrd_ray.types import FloatArray, Validity
+from vcrd_ray.types import FloatArray, ScoredProposals
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -43,7 +43,7 @@ class TeacherProbabilities:
 def token_weights(
     weighting: config.Weighting,
     *,
-    validity: Validity | None,
+    scored: ScoredProposals | None,
     teacher_probabilities: TeacherProbabilities | None,
     num_tokens: int,
     special_ids: Collection[int],
@@ -61,7 +61,7 @@ def token_weights(
             parts = (
                 token_weights(
                     part,
-                    validity=validity,
+                    scored=scored,
                     teacher_probabilities=teacher_probabilities,
                     num_tokens=num_tokens,
                     special_ids=special_ids,
@@ -80,27 +80,27 @@ def token_weights(
                 clamp=weighting.clamp,
                 eps=weighting.eps,
             )
-    assert validity is not None
+    assert scored is not None
     match weighting:
         case config.RatioWeighting():
-            return ratio_weights(validity, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
+            return ratio_weights(scored, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
         case config.InverseRatioWeighting():
-            return inverse_ratio_weights(validity, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
+            return inverse_ratio_weights(scored, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
         case config.StudentScoreWeighting():
-            return student_score_weights(validity, special_ids=special_ids)
+            return student_score_weights(scored, special_ids=special_ids)
         case config.DifferenceWeighting():
-            return difference_weights(validity, special_ids=special_ids, shifted=weighting.shifted)
+            return difference_weights(scored, special_ids=special_ids, shifted=weighting.shifted)
 
 
-def ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:
+def ratio_weights(scored: ScoredProposals, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:
     """w = r(c, a^S) / (r(c, a^T) + eps), on both families of prefixes (VCRD eq. 1), at most `w_max`.
 
     In log space from the judge's logits, so that nothing is lost where a score is near 0: ln w = ln sigmoid(s_S) -
     ln(sigmoid(s_T) + eps). Exactly 1 where the proposals are equal or either is a special token, which no judge has
     learnt to score.
     """
-    asked = (validity.teacher_proposal != validity.student_proposal) & ~_special(validity, special_ids)
-    judged, teacher_logit, student_logit = _readable(validity, asked)
+    asked = (scored.teacher_proposal != scored.student_proposal) & ~_special(scored, special_ids)
+    judged, teacher_logit, student_logit = _readable(scored, asked)
     log_eps = np.log(eps) if eps > 0 else -np.inf
     log_weight = _log_sigmoid(student_logit) - np.logaddexp(_log_sigmoid(teacher_logit), log_eps)
     clipped = judged & (log_weight > np.log(w_max))
@@ -113,33 +113,35 @@ def ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: floa
     )
 
 
-def inverse_ratio_weights(validity: Validity, *, special_ids: Collection[int], eps: float, w_max: float) -> Weights:
+def inverse_ratio_weights(
+    scored: ScoredProposals, *, special_ids: Collection[int], eps: float, w_max: float
+) -> Weights:
     """w = r(c, a^T) / (r(c, a^S) + eps): the ratio with the roles exchanged."""
-    exchanged = Validity(
-        teacher_proposal=validity.student_proposal,
-        student_proposal=validity.teacher_proposal,
-        teacher_logit=validity.student_logit,
-        student_logit=validity.teacher_logit,
+    exchanged = ScoredProposals(
+        teacher_proposal=scored.student_proposal,
+        student_proposal=scored.teacher_proposal,
+        teacher_logit=scored.student_logit,
+        student_logit=scored.teacher_logit,
     )
     return ratio_weights(exchanged, special_ids=special_ids, eps=eps, w_max=w_max)
 
 
-def student_score_weights(validity: Validity, *, special_ids: Collection[int]) -> Weights:
+def student_score_weights(scored: ScoredProposals, *, special_ids: Collection[int]) -> Weights:
     """w = r(c, a^S), equal proposals included; 1 where a proposal is a special token."""
-    asked = ~_special(validity, special_ids)
+    asked = ~_special(scored, special_ids)
     # The teacher's score may be missing: judges of whole steps have none for a token of somebody else.
-    judged = asked & np.isfinite(validity.student_logit)
-    student_logit = np.where(judged, validity.student_logit, 0.0).astype(np.float64)
+    judged = asked & np.isfinite(scored.student_logit)
+    student_logit = np.where(judged, scored.student_logit, 0.0).astype(np.float64)
     weight = np.where(judged, np.exp(_log_sigmoid(student_logit)), 1.0)
     return Weights(
         weight=weight.astype(np.float32), judged=judged, clipped=np.zeros_like(judged), invalid=asked & ~judged
     )
 
 
-def difference_weights(validity: Validity, *, special_ids: Collection[int], shifted: bool) -> Weights:
+def difference_weights(scored: ScoredProposals, *, special_ids: Collection[int], shifted: bool) -> Weights:
     """w = r(c, a^S) - r(c, a^T), 0 on equal proposals; shifted: max(0, 1 + that). 1 where a proposal is special."""
-    asked = ~_special(validity, special_ids)
-    judged, teacher_logit, student_logit = _readable(validity, asked)
+    asked = ~_special(scored, special_ids)
+    judged, teacher_logit, student_logit = _readable(scored, asked)
     difference = np.exp(_log_sigmoid(student_logit)) - np.exp(_log_sigmoid(teacher_logit))
     weight = np.where(judged, np.maximum(0.0, 1.0 + difference) if shifted else difference, 1.0)
     return Weights(
@@ -174,18 +176,18 @@ def uniform_weights(n: int) -> Weights:
     return Weights(weight=np.ones(n, dtype=np.float32), judged=nowhere, clipped=nowhere, invalid=nowhere)
 
 
-def _special(validity: Validity, special_ids: Collection[int]) -> BoolArray:
+def _special(scored: ScoredProposals, special_ids: Collection[int]) -> BoolArray:
     special = np.fromiter(special_ids, dtype=np.int64)
-    return np.isin(validity.teacher_proposal, special) | np.isin(validity.student_proposal, special)
+    return np.isin(scored.teacher_proposal, special) | np.isin(scored.student_proposal, special)
 
 
 def _readable(
-    validity: Validity, asked: BoolArray
+    scored: ScoredProposals, asked: BoolArray
 ) -> tuple[BoolArray, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Where both scores are numbers, and the logits there (0 elsewhere)."""
-    judged = asked & np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit)
-    teacher = np.where(judged, validity.teacher_logit, 0.0).astype(np.float64)
-    student = np.where(judged, validity.student_logit, 0.0).astype(np.float64)
+    judged = asked & np.isfinite(scored.teacher_logit) & np.isfinite(scored.student_logit)
+    teacher = np.where(judged, scored.teacher_logit, 0.0).astype(np.float64)
+    student = np.where(judged, scored.student_logit, 0.0).astype(np.float64)
     return judged, teacher, student
 
 

@@ -91,7 +91,7 @@ def branch_validity(
 
 @lru_cache(maxsize=4096)
 def _walk(problem: Problem, pieces: tuple[str, ...]) -> tuple[tuple[State, ...], tuple[bool, ...]]:
-    """The state before each piece and behind the last, and each piece's validity."""
+    """The state before each piece and behind the last, and each piece's scored."""
     states, valid = [State.at_start(problem)], []
     for piece in pieces:
         is_valid, state = _step_piece(problem, states[-1], piece)

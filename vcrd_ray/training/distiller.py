@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from vcrd_ray.config import DistillSection, TeacherSection
 from vcrd_ray.errors import JudgeError, ModelError
-from vcrd_ray.judges.requests import judged_at, one_per_token, set_aside_rows, validity_of
+from vcrd_ray.judges.requests import judged_at, one_per_token, scored_proposals, set_aside_rows
 from vcrd_ray.method.fused import FusedTokens
 from vcrd_ray.method.loss import Denominators, distillation_loss, lambdas, token_coefficients
 from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive
@@ -259,10 +259,10 @@ class Distiller:
     def _backward(self, done: _Forwarded, telemetry: Telemetry) -> list[Decision]:
         batch = done.batch
         scores = self._wait_for_judge(done, telemetry) if self._judged else {}
-        validity = None
+        scored = None
         if self._judged:
             assert done.asked.teacher is not None
-            validity = validity_of(
+            scored = scored_proposals(
                 batch,
                 scores,
                 teacher_proposals=done.asked.teacher.result().student_prefix_proposals,
@@ -270,7 +270,7 @@ class Distiller:
             )
         weights = token_weights(
             self._objective.weighting,
-            validity=validity,
+            scored=scored,
             teacher_probabilities=_teacher_probabilities(list(done.fused.values())),
             num_tokens=batch.layout.num_tokens,
             special_ids=self._special_ids,
@@ -283,11 +283,11 @@ class Distiller:
         divergences = torch.cat([fused.divergence for fused in done.fused.values()])
         self._backend.backward(distillation_loss(divergences, weights=weights.weight, coefficients=coefficient))
         divergence = divergences.detach().float().cpu().numpy()
-        telemetry.add(batch, weights, validity, divergence=divergence, coefficient=coefficient)
-        if validity is None or self._backend.rank != 0:
+        telemetry.add(batch, weights, scored, divergence=divergence, coefficient=coefficient)
+        if scored is None or self._backend.rank != 0:
             return []
         count = math.ceil(self._section.decisions_per_update / self._num_micro)
-        return pick_decisions(batch, weights, validity, divergence, count=count, seed=self._batches.seed)
+        return pick_decisions(batch, weights, scored, divergence, count=count, seed=self._batches.seed)
 
     def _coefficients(self, batch: PairBatch) -> npt.NDArray[np.float32]:
         tokens = self._num_tokens(batch.update) if self._objective.reduction == "global_token_mean" else (0, 0)

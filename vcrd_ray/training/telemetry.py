@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from vcrd_ray.method.weighting import Weights
 from vcrd_ray.training.on_policy.requests import Written
-from vcrd_ray.types import Decision, PairBatch, Side, Validity
+from vcrd_ray.types import Decision, PairBatch, ScoredProposals, Side
 
 _LOG_WEIGHT_EDGES = np.linspace(-6.0, 6.0, 241)
 _SATURATED = 0.01
@@ -86,7 +86,7 @@ class Telemetry:
         self,
         batch: PairBatch,
         weights: Weights,
-        validity: Validity | None,
+        scored: ScoredProposals | None,
         *,
         divergence: npt.NDArray[np.float32],
         coefficient: npt.NDArray[np.float32],
@@ -114,10 +114,10 @@ class Telemetry:
             sums["at_least_one"] += int((weight >= 1).sum())
             sums["clipped"] += int(weights.clipped[span].sum())
             sums["invalid"] += int(weights.invalid[span].sum())
-            if validity is not None:
-                agree = validity.teacher_proposal[span] == validity.student_proposal[span]
+            if scored is not None:
+                agree = scored.teacher_proposal[span] == scored.student_proposal[span]
                 sums["agree"] += int(agree.sum())
-                score = expit(validity.teacher_logit[span][judged])
+                score = expit(scored.teacher_logit[span][judged])
                 sums["saturated"] += int(((score < _SATURATED) | (score > 1 - _SATURATED)).sum())
             shown = judged if judged.any() else np.ones_like(judged)
             logs = np.clip(np.log(np.maximum(weight[shown], 1e-30)), _LOG_WEIGHT_EDGES[0], _LOG_WEIGHT_EDGES[-1])
@@ -199,7 +199,7 @@ class Telemetry:
 def pick_decisions(
     batch: PairBatch,
     weights: Weights,
-    validity: Validity,
+    scored: ScoredProposals,
     divergence: npt.NDArray[np.float32],
     *,
     count: int,
@@ -207,7 +207,7 @@ def pick_decisions(
 ) -> list[Decision]:
     """A uniform sample of `count` judged tokens of a micro-batch, and beside it the extremes of each side."""
     # A judge of whole steps scores one of the two only.
-    judged = np.flatnonzero(weights.judged & np.isfinite(validity.teacher_logit) & np.isfinite(validity.student_logit))
+    judged = np.flatnonzero(weights.judged & np.isfinite(scored.teacher_logit) & np.isfinite(scored.student_logit))
     if count == 0 or len(judged) == 0:
         return []
     rng = np.random.default_rng([seed, batch.update, batch.micro])
@@ -215,15 +215,15 @@ def pick_decisions(
     by_weight = judged[np.argsort(weights.weight[judged], kind="stable")]
     extremes = np.setdiff1d(np.concatenate([by_weight[:_EXTREMES], by_weight[-_EXTREMES:]]), sampled)
     return [
-        *_decisions(batch, weights, validity, divergence, sampled, sampled=True),
-        *_decisions(batch, weights, validity, divergence, extremes, sampled=False),
+        *_decisions(batch, weights, scored, divergence, sampled, sampled=True),
+        *_decisions(batch, weights, scored, divergence, extremes, sampled=False),
     ]
 
 
 def _decisions(
     batch: PairBatch,
     weights: Weights,
-    validity: Validity,
+    scored: ScoredProposals,
     divergence: npt.NDArray[np.float32],
     tokens: Sequence[int] | npt.NDArray[np.int64],
     *,
@@ -237,10 +237,10 @@ def _decisions(
             side="teacher" if layout.is_teacher[token] else "student",
             position=int(layout.position[token]),
             length=int(layout.sequence_lengths[token]),
-            teacher_token=int(validity.teacher_proposal[token]),
-            student_token=int(validity.student_proposal[token]),
-            teacher_score=float(expit(validity.teacher_logit[token])),
-            student_score=float(expit(validity.student_logit[token])),
+            teacher_token=int(scored.teacher_proposal[token]),
+            student_token=int(scored.student_proposal[token]),
+            teacher_score=float(expit(scored.teacher_logit[token])),
+            student_score=float(expit(scored.student_logit[token])),
             weight=float(weights.weight[token]),
             divergence=float(divergence[token]),
             sampled=sampled,

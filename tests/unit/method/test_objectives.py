@@ -23,7 +23,7 @@ from vcrd_ray.method.weighting import (
     teacher_prob_weights,
     token_weights,
 )
-from vcrd_ray.types import PairBatch, RolloutPair, Validity
+from vcrd_ray.types import PairBatch, RolloutPair, ScoredProposals
 
 SKL, SRKL = 0.06957796652381594, 0.07282753345876342
 
@@ -175,7 +175,7 @@ def test_an_adaptive_skew_repeats_each_sequence_s_alpha_over_its_rows() -> None:
         assert found.alpha.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-JUDGED = Validity(
+JUDGED = ScoredProposals(
     teacher_proposal=np.array([5, 5, 0, 7], np.int32),
     student_proposal=np.array([6, 6, 6, 7], np.int32),
     teacher_logit=np.array([-3.0, 1.0, 0.0, 2.0], np.float32),
@@ -197,7 +197,7 @@ JUDGED = Validity(
     ],
 )
 def test_a_judged_rule_is_the_one_that_the_config_names(rule: config.Weighting, expected: Weights) -> None:
-    found = token_weights(rule, validity=JUDGED, teacher_probabilities=None, num_tokens=4, special_ids=[0])
+    found = token_weights(rule, scored=JUDGED, teacher_probabilities=None, num_tokens=4, special_ids=[0])
     for name in ("weight", "judged", "clipped", "invalid"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist()
 
@@ -206,10 +206,10 @@ def test_rules_without_a_judge_read_the_teacher_alone() -> None:
     joined = [np.array(a, np.float32) for a in ([0.7, 0.2, 0.1], [0.54, 0.5, 0.9])]
     known = TeacherProbabilities(of_student_argmax=joined[0], collision=joined[1])
     rule = config.TeacherProbWeighting(gamma=0.25, clamp=1.5, eps=1e-3)
-    found = token_weights(rule, validity=None, teacher_probabilities=known, num_tokens=3, special_ids=[])
+    found = token_weights(rule, scored=None, teacher_probabilities=known, num_tokens=3, special_ids=[])
     expected = teacher_prob_weights(*joined, gamma=0.25, clamp=1.5, eps=1e-3)
     assert found.weight.tolist() == expected.weight.tolist()
     uniform = token_weights(
-        config.UniformWeighting(), validity=None, teacher_probabilities=None, num_tokens=3, special_ids=[]
+        config.UniformWeighting(), scored=None, teacher_probabilities=None, num_tokens=3, special_ids=[]
     )
     assert uniform.weight.tolist() == [1, 1, 1]

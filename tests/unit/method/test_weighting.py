@@ -6,14 +6,14 @@ from hypothesis import given as examples
 from hypothesis import strategies as st
 
 from vcrd_ray.method.weighting import inverse_ratio_weights, ratio_weights, teacher_prob_weights, uniform_weights
-from vcrd_ray.types import Validity
+from vcrd_ray.types import ScoredProposals
 
 EOS = 0
 
 
-def validity(teacher_logit: list[float], student_logit: list[float], same: bool = False) -> Validity:
+def validity(teacher_logit: list[float], student_logit: list[float], same: bool = False) -> ScoredProposals:
     n = len(teacher_logit)
-    return Validity(
+    return ScoredProposals(
         teacher_proposal=np.full(n, 5, np.int32),
         student_proposal=np.full(n, 5 if same else 6, np.int32),
         teacher_logit=np.array(teacher_logit, np.float32),
@@ -25,7 +25,7 @@ def logit(score: float) -> float:
     return float(np.log(score) - np.log1p(-score))
 
 
-def weights(v: Validity, w_max: float = 10.0, eps: float = 1e-8) -> np.ndarray:
+def weights(v: ScoredProposals, w_max: float = 10.0, eps: float = 1e-8) -> np.ndarray:
     return ratio_weights(v, special_ids={EOS}, eps=eps, w_max=w_max).weight
 
 
@@ -58,7 +58,7 @@ def test_equal_proposals_weigh_exactly_one_whatever_the_scores() -> None:
 
 
 def test_special_tokens_weigh_exactly_one() -> None:
-    v = Validity(
+    v = ScoredProposals(
         teacher_proposal=np.array([EOS, 5], np.int32),
         student_proposal=np.array([6, EOS], np.int32),
         teacher_logit=np.zeros(2, np.float32),

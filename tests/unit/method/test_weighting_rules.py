@@ -17,17 +17,17 @@ from vcrd_ray.method.weighting import (
     student_score_weights,
     uniform_weights,
 )
-from vcrd_ray.types import Validity
+from vcrd_ray.types import ScoredProposals
 
 SPECIAL = {EOS}
 SCORES = [(0.8, 0.2), (0.25, 0.5), (0.1, 0.9)]  # teacher's, student's
 
 
-def scored(same: bool = False) -> Validity:
+def scored(same: bool = False) -> ScoredProposals:
     return validity([logit(t) for t, _ in SCORES], [logit(s) for _, s in SCORES], same)
 
 
-def rules(v: Validity) -> dict[str, Weights]:
+def rules(v: ScoredProposals) -> dict[str, Weights]:
     return {
         "ratio": ratio_weights(v, special_ids=SPECIAL, eps=0, w_max=math.inf),
         "inverse": inverse_ratio_weights(v, special_ids=SPECIAL, eps=0, w_max=math.inf),
@@ -54,7 +54,7 @@ def test_rules_by_hand(name: str, expected: list[float]) -> None:
 
 def test_equal_proposals() -> None:
     v = scored(same=True)
-    v = Validity(
+    v = ScoredProposals(
         teacher_proposal=v.teacher_proposal,
         student_proposal=v.student_proposal,
         teacher_logit=v.student_logit,  # one token, one score
@@ -94,7 +94,7 @@ def test_special_tokens_and_answers_that_are_no_numbers_weigh_one(broken: float)
     tokens[0] = EOS
     logits = v.student_logit.copy()
     logits[1] = broken
-    changed = Validity(
+    changed = ScoredProposals(
         teacher_proposal=v.teacher_proposal,
         student_proposal=tokens,
         teacher_logit=v.teacher_logit,

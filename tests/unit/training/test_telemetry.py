@@ -5,10 +5,12 @@ import pytest
 
 from vcrd_ray.method.weighting import Weights, ratio_weights
 from vcrd_ray.training.telemetry import Telemetry, pick_decisions
-from vcrd_ray.types import PairBatch, RolloutPair, Validity
+from vcrd_ray.types import PairBatch, RolloutPair, ScoredProposals
 
 
-def case(seed: int, pairs: int = 3, micro: int = 0) -> tuple[PairBatch, Weights, Validity, np.ndarray, np.ndarray]:
+def case(
+    seed: int, pairs: int = 3, micro: int = 0
+) -> tuple[PairBatch, Weights, ScoredProposals, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
 
     def ids() -> np.ndarray:
@@ -22,17 +24,17 @@ def case(seed: int, pairs: int = 3, micro: int = 0) -> tuple[PairBatch, Weights,
     n = batch.layout.num_tokens
     proposals = rng.integers(1, 5, (2, n)).astype(np.int32)
     logits = rng.normal(size=(2, n)).astype(np.float32) * 4
-    validity = Validity(
+    scored = ScoredProposals(
         teacher_proposal=proposals[0], student_proposal=proposals[1], teacher_logit=logits[0], student_logit=logits[1]
     )
-    weights = ratio_weights(validity, special_ids=set(), eps=1e-8, w_max=10)
-    return batch, weights, validity, rng.random(n).astype(np.float32), np.full(n, 0.1, np.float32)
+    weights = ratio_weights(scored, special_ids=set(), eps=1e-8, w_max=10)
+    return batch, weights, scored, rng.random(n).astype(np.float32), np.full(n, 0.1, np.float32)
 
 
 def add(telemetry: Telemetry, *what: int) -> Telemetry:
     for seed in what:
-        batch, weights, validity, divergence, coefficient = case(seed)
-        telemetry.add(batch, weights, validity, divergence=divergence, coefficient=coefficient)
+        batch, weights, scored, divergence, coefficient = case(seed)
+        telemetry.add(batch, weights, scored, divergence=divergence, coefficient=coefficient)
     return telemetry
 
 
@@ -43,11 +45,11 @@ def test_micro_batches_and_ranks_add_up() -> None:
 
 
 def test_shares_follow_their_conventions() -> None:
-    batch, weights, validity, divergence, coefficient = case(5)
+    batch, weights, scored, divergence, coefficient = case(5)
     telemetry = Telemetry()
-    telemetry.add(batch, weights, validity, divergence=divergence, coefficient=coefficient)
+    telemetry.add(batch, weights, scored, divergence=divergence, coefficient=coefficient)
     figures = Telemetry.metrics(telemetry.to_vector(), world_size=1)
-    differ = validity.teacher_proposal != validity.student_proposal
+    differ = scored.teacher_proposal != scored.student_proposal
     assert figures["proposals/agreement"] == pytest.approx(1 - differ.mean())
     assert figures["weights/share_above_one_judged"] == pytest.approx((weights.weight[differ] > 1).mean())
     assert figures["weights/share_at_least_one_all"] == pytest.approx((weights.weight >= 1).mean())
@@ -58,12 +60,12 @@ def test_shares_follow_their_conventions() -> None:
 
 
 def test_nothing_judged_gives_no_shares_and_no_decisions() -> None:
-    batch, _, validity, divergence, coefficient = case(5)
-    same = Validity(
-        teacher_proposal=validity.teacher_proposal,
-        student_proposal=validity.teacher_proposal,
-        teacher_logit=validity.teacher_logit,
-        student_logit=validity.student_logit,
+    batch, _, scored, divergence, coefficient = case(5)
+    same = ScoredProposals(
+        teacher_proposal=scored.teacher_proposal,
+        student_proposal=scored.teacher_proposal,
+        teacher_logit=scored.teacher_logit,
+        student_logit=scored.student_logit,
     )
     weights = ratio_weights(same, special_ids=set(), eps=1e-8, w_max=10)
     telemetry = Telemetry()
@@ -74,20 +76,20 @@ def test_nothing_judged_gives_no_shares_and_no_decisions() -> None:
 
 
 def test_decisions_hold_a_sample_and_the_extremes() -> None:
-    batch, weights, validity, divergence, _ = case(9, pairs=12)
-    kept = pick_decisions(batch, weights, validity, divergence, count=5, seed=0)
+    batch, weights, scored, divergence, _ = case(9, pairs=12)
+    kept = pick_decisions(batch, weights, scored, divergence, count=5, seed=0)
     judged = weights.weight[weights.judged]
     assert sum(d.sampled for d in kept) == 5
     assert {d.weight for d in kept} >= {float(judged.min()), float(judged.max())}
     assert len({(d.pair, d.side, d.position) for d in kept}) == len(kept)
-    assert kept == pick_decisions(batch, weights, validity, divergence, count=5, seed=0)
+    assert kept == pick_decisions(batch, weights, scored, divergence, count=5, seed=0)
 
 
 def test_the_sample_is_uniform_over_judged_rows() -> None:
     counts: dict[tuple[str, str, int], int] = {}
     for seed in range(400):
-        batch, weights, validity, divergence, _ = case(9)
-        for d in pick_decisions(batch, weights, validity, divergence, count=3, seed=seed):
+        batch, weights, scored, divergence, _ = case(9)
+        for d in pick_decisions(batch, weights, scored, divergence, count=3, seed=seed):
             if d.sampled:
                 key = (d.pair, d.side, d.position)
                 counts[key] = counts.get(key, 0) + 1
