@@ -63,7 +63,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
     from actors.placement_wait import explain_waiting
     from actors.pools.pool import judge_pool, rollout_pool, teacher_pool
     from actors.pools.startup import pools_beside
-    from actors.ranks.group import is_finished, train, warn_of_set_aside
+    from actors.ranks.group import is_finished, train, warn_of_quarantined
     from actors.ranks.timeline import write_timeline
     from actors.ranks.worker import DONE_FILE, RankJob
 
@@ -97,7 +97,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
                         write_timeline(directory.path)
         # Not before: with storage the metrics may be on another node.
         directory.pull_results(DONE_FILE)
-        warn_of_set_aside(directory.path)
+        warn_of_quarantined(directory.path)
         return directory.path
 
 

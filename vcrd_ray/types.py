@@ -247,14 +247,14 @@ class JudgeScores:
     """Tokens that went through the judge for this answer, prompt, trunk and branches together, padding not counted."""
     seconds: float
     """Time the judge worked on it."""
-    set_aside: bool = False
+    quarantined: bool = False
     """The request was given up because judges died of it: all logits are NaN, and no fault of theirs."""
 
     @classmethod
-    def nothing(cls, num_tokens: int, *, set_aside: bool) -> JudgeScores:
+    def nothing(cls, num_tokens: int, *, quarantined: bool) -> JudgeScores:
         """No score for any token."""
         logit = np.full(num_tokens, np.nan, dtype=np.float32)
-        return cls(trunk_logit=logit, branch_logit=logit, num_tokens=0, seconds=0.0, set_aside=set_aside)
+        return cls(trunk_logit=logit, branch_logit=logit, num_tokens=0, seconds=0.0, quarantined=quarantined)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

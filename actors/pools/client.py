@@ -195,7 +195,7 @@ class PoolClient:
             request.crashes += self._transport.was_running(tag)
             if self._max_crashes is not None and request.crashes >= self._max_crashes:
                 logger.warning("request %s is set aside: %d replicas died of it", request.id, request.crashes)
-                request.finish(set_aside=True)
+                request.finish(quarantined=True)
                 self.num_set_aside += 1
             else:
                 orphans.append(request)

@@ -37,7 +37,7 @@ class _RemoteScores:
     def result(self) -> JudgeScores:
         """See `Pending`."""
         answer = self._client.result(self._request, timeout_s=self._timeout_s)
-        if self._request.set_aside:
+        if self._request.quarantined:
             if self._client.num_set_aside > self._max_set_aside:
                 raise JudgeError(
                     f"judge processes died of {self._client.num_set_aside} requests, more than judge.max_set_aside"
@@ -45,7 +45,7 @@ class _RemoteScores:
                     " judge.max_batch_tokens if it ran out of memory"
                 )
             span = self._batch.result().layout.span(self._side)
-            return JudgeScores.nothing(span.stop - span.start, set_aside=True)
+            return JudgeScores.nothing(span.stop - span.start, quarantined=True)
         return cast(JudgeScores, answer)
 
 
@@ -171,7 +171,7 @@ class RemoteSignals:
         assert self._judge is not None
         request = self._ask("self_check", Ready(batch), side, proposals)
         difference = self._judge.result(request, timeout_s=self._timeout_s)
-        if request.set_aside:
+        if request.quarantined:
             raise JudgeError(
                 f"judge processes died of the self-check (request {request.id}) {request.crashes} times; look at their log"
             )

@@ -49,13 +49,13 @@ class Request:
     crashes: int = 0
     """Replicas that died while working on it."""
     done: bool = False
-    set_aside: bool = False
+    quarantined: bool = False
     answer: Any = None
     error: BaseException | None = None
 
-    def finish(self, *, answer: Any = None, error: BaseException | None = None, set_aside: bool = False) -> None:
+    def finish(self, *, answer: Any = None, error: BaseException | None = None, quarantined: bool = False) -> None:
         """Settle it and let go of its arguments."""
-        self.answer, self.error, self.set_aside = answer, error, set_aside
+        self.answer, self.error, self.quarantined = answer, error, quarantined
         self.done, self.args = True, None
 
 

@@ -118,7 +118,7 @@ def _fit(job: RankJob) -> None:
     trainer.fit()
 
 
-def warn_of_set_aside(run_dir: Path) -> None:
+def warn_of_quarantined(run_dir: Path) -> None:
     """Tell the person who waits for the run; what the ranks log is in Ray's files only."""
     rows = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
     if rows:

@@ -17,7 +17,7 @@ from actors.pools.client import Part, PoolClient
 from actors.pools.futures import RemoteSignals, _RemoteScores
 from actors.pools.pool import Pool, judge_pool
 from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
-from actors.ranks.group import warn_of_set_aside
+from actors.ranks.group import warn_of_quarantined
 from tests.actors.conftest import make_config
 from tests.conftest import make_pairs
 from vcrd_ray.errors import JudgeError, ScheduleError
@@ -233,7 +233,7 @@ def test_a_request_that_kills_replicas_is_set_aside_and_all_others_are_answered(
         client = simulation.client(max_crashes=max_crashes)
         requests = ask(client, *"abcdef")
         assert answers(client, requests) == [*expected("a", "b"), None, *expected("d", "e", "f")]
-        assert [r.id for r in requests if r.set_aside] == ["c"]
+        assert [r.id for r in requests if r.quarantined] == ["c"]
         assert [name for _, name, _ in simulation.sent].count("c") == max_crashes
         assert client.take_traffic().replica_deaths == max_crashes
         assert client.result(requests[2], timeout_s=1) is None, "every call gives the same"
@@ -348,7 +348,7 @@ def test_without_a_bound_on_crashes_a_request_is_sent_again_until_it_is_answered
     (request,) = ask(client, "a")
     with pytest.raises(ScheduleError, match="after 10 s"):
         client.result(request, timeout_s=10)
-    assert request.sendings > 2 and not request.set_aside
+    assert request.sendings > 2 and not request.quarantined
     simulation.poison = frozenset()
     assert answers(client, [request]) == expected("a")
 
@@ -407,7 +407,7 @@ def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> No
         _RemoteScores(client, request, batch=Ready(batch), side="teacher", timeout_s=1000, max_set_aside=1)
         for request in ask(client, "a", "b")
     ]
-    assert pending[0].result().set_aside and len(pending[0].result().trunk_logit) == batch.layout.num_teacher_tokens
+    assert pending[0].result().quarantined and len(pending[0].result().trunk_logit) == batch.layout.num_teacher_tokens
     with pytest.raises(JudgeError, match=r"died of 2 requests, more than judge.max_set_aside 1, the last b"):
         pending[1].result()
 
@@ -472,11 +472,11 @@ def test_a_run_ends_with_a_warning_of_what_was_set_aside_before_and_after_a_resu
 ) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"update": 0, "judge/set_aside_rows": 0.0}\n{"update": 1}\n', encoding="utf-8")
-    warn_of_set_aside(tmp_path)
+    warn_of_quarantined(tmp_path)
     assert caplog.text == ""
     with file.open("a", encoding="utf-8") as lines:
         lines.write('{"update": 2, "judge/set_aside_rows": 5.0}\n{"update": 3, "judge/set_aside_rows": 2.0}\n')
-    warn_of_set_aside(tmp_path)
+    warn_of_quarantined(tmp_path)
     assert "7 rows were not judged" in caplog.text
 
 
@@ -536,8 +536,8 @@ def check_set_aside(pool: Pool, pairs: list[RolloutPair]) -> None:
     asked = [(rank, micro) for micro in range(len(pairs)) for rank in range(2) if (rank, micro) != (1, 3)]
     pending = [ask_on_ray(ranks[rank], pairs[micro], micro=micro) for rank, micro in asked]
     found = [scores.result() for scores in pending]
-    assert [key for key, scores in zip(asked, found, strict=True) if scores.set_aside] == [(0, 3)]
+    assert [key for key, scores in zip(asked, found, strict=True) if scores.quarantined] == [(0, 3)]
     for (_, micro), scores in zip(asked, found, strict=True):
         wanted = pairs[micro].teacher_ids.astype(np.float32)
-        np.testing.assert_array_equal(scores.trunk_logit, wanted * np.nan if scores.set_aside else wanted)
+        np.testing.assert_array_equal(scores.trunk_logit, wanted * np.nan if scores.quarantined else wanted)
     assert ranks[0].take_judge_traffic().replica_deaths >= 2

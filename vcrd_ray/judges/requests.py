@@ -97,13 +97,13 @@ def one_per_token(scores: JudgeScores, batch: PairBatch, side: Side) -> JudgeSco
         "update %d, micro-batch %d: the judge answered %s scores of tokens and %s of proposals for %s tokens on %s prefixes",
         *(batch.update, batch.micro, *found, wanted, side),
     )
-    missing = JudgeScores.nothing(*wanted, set_aside=False)
+    missing = JudgeScores.nothing(*wanted, quarantined=False)
     return replace(missing, num_tokens=scores.num_tokens, seconds=scores.seconds)
 
 
-def set_aside_rows(batch: PairBatch, scores: Mapping[Side, JudgeScores]) -> BoolArray:
+def quarantined_tokens(batch: PairBatch, scores: Mapping[Side, JudgeScores]) -> BoolArray:
     """Tokens that nobody could judge. [N]"""
     quarantined = np.zeros(batch.layout.num_tokens, dtype=np.bool_)
     for side, of_side in scores.items():
-        quarantined[batch.layout.span(side)] = of_side.set_aside
+        quarantined[batch.layout.span(side)] = of_side.quarantined
     return quarantined

@@ -84,7 +84,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "health": _figure(figures.judge_health(judged)) if judged else None,
         "self_check": judged.facts.get("self_check_difference") if judged else None,
         "invalid": sum(row["judge/invalid_rows"] for row in judged.metrics) if judged else None,
-        "set_aside": sum(row["judge/set_aside_rows"] for row in judged.metrics) if judged else None,
+        "quarantined": sum(row["judge/set_aside_rows"] for row in judged.metrics) if judged else None,
         "refreshed": [_refreshed(run) for run in data.distillations if run.refresh is not None],
         "trust": _trust(data.calibration) if data.calibration else None,
         "processbench": data.processbench,

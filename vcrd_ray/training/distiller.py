@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from vcrd_ray.config import DistillSection, TeacherSection
 from vcrd_ray.errors import JudgeError, ModelError
-from vcrd_ray.judges.requests import judged_at, one_per_token, scored_proposals, set_aside_rows
+from vcrd_ray.judges.requests import judged_at, one_per_token, quarantined_tokens, scored_proposals
 from vcrd_ray.method.fused import FusedTokens
 from vcrd_ray.method.loss import Denominators, distillation_loss, lambdas, token_coefficients
 from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive
@@ -276,8 +276,8 @@ class Distiller:
             special_ids=self._special_ids,
             ends_step=None if self._judged_at is None else np.isin(batch.layout.token_ids, list(self._judged_at)),
         )
-        aside = set_aside_rows(batch, scores)
-        telemetry.times["set_aside"] += int((weights.invalid & aside).sum())
+        aside = quarantined_tokens(batch, scores)
+        telemetry.times["quarantined"] += int((weights.invalid & aside).sum())
         weights = replace(weights, invalid=weights.invalid & ~aside)
         coefficient = self._coefficients(batch)
         divergences = torch.cat([fused.divergence for fused in done.fused.values()])

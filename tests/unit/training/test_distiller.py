@@ -308,13 +308,13 @@ def test_rows_set_aside_weigh_one_and_are_counted_apart_from_invalid_ones(
     pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
 ) -> None:
     def nothing(scores: JudgeScores) -> JudgeScores:
-        return JudgeScores.nothing(len(scores.trunk_logit), set_aside=True)
+        return JudgeScores.nothing(len(scores.trunk_logit), quarantined=True)
 
     whole = Run(pairs, teacher, judge).updates(stop=1).reports[0].metrics
     metrics = Run(pairs, teacher, SilentJudge(judge, nothing)).updates(stop=1).reports[0].metrics
     assert metrics["judge/set_aside_rows"] > 0 and metrics["judge/invalid_rows"] == 0
     assert metrics["judge/judged_rows"] + metrics["judge/set_aside_rows"] == whole["judge/judged_rows"]
-    missing = Run(pairs, teacher, SilentJudge(judge, lambda s: replace(nothing(s), set_aside=False)))
+    missing = Run(pairs, teacher, SilentJudge(judge, lambda s: replace(nothing(s), quarantined=False)))
     missing.distiller._bounds = JudgeBounds(max_invalid_share=1.0, self_check_tolerance=None)
     assert missing.updates(stop=1).reports[0].metrics["loss"] == metrics["loss"]
 
