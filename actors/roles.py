@@ -18,7 +18,7 @@ from vcrd_ray.config import Config, SamplingSection, TeacherSection
 from vcrd_ray.engines import Use, VersionedEngine
 from vcrd_ray.engines.loading import load_engine, load_versioned_engine
 from vcrd_ray.judges import Judge
-from vcrd_ray.judges.batching import MergingJudge
+from vcrd_ray.judges.batching import BatchingJudge
 from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.requests import judge_request
 from vcrd_ray.runs.logs import log_as
@@ -95,7 +95,7 @@ class JudgeActor:
         torch.set_num_threads(threads)
         log_as(stderr=True, role="judge", replica=os.getpid())
         self._judge = load()
-        self._merging = MergingJudge(self._judge, max_requests=merge_requests) if merge_requests > 1 else None
+        self._merging = BatchingJudge(self._judge, max_requests=merge_requests) if merge_requests > 1 else None
         self._seed = seed
         self._running = running
         self._only_at = only_at

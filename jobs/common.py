@@ -154,10 +154,10 @@ def follow_training(stage: str, config: Config) -> Iterator[dict[str, Any]]:
     Yields:
         What ranks must be told for that: keyword arguments of `RankJob`.
     """
-    from actors.ranks.notes import Notes
+    from actors.ranks.notes import ControlNotes
     from actors.ranks.stopping import stop_on_sigterm
 
-    stop, notes = threading.Event(), Notes()
+    stop, notes = threading.Event(), ControlNotes()
     with StageProgress(stage, 0, "updates") as progress, stop_on_sigterm(notes):
         show = _progress_reader(partial(notes.read, "progress"), progress)
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from actors.pools.pool import Pool, judge_fingerprint
-from actors.ranks.notes import Notes
+from actors.ranks.notes import ControlNotes
 from vcrd_ray.errors import ScheduleError, StoppedError, VcrdError
 
 _LOOK_S = 0.2
 
 
 @contextmanager
-def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: Notes, *, timeout_s: float) -> Iterator[None]:
+def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: ControlNotes, *, timeout_s: float) -> Iterator[None]:
     """The driver's side: bring the pools up while the block runs, and end them behind it.
 
     A note is left when they can be asked, or why they cannot. `judge`: the pool among them whose identity ranks must know.
@@ -41,7 +41,7 @@ def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: Notes, *, tim
         thread.join()
 
 
-def await_pools(notes: Notes) -> str | None:
+def await_pools(notes: ControlNotes) -> str | None:
     """A rank's side: wait until the pools can be asked; identity of what the judges answer with, if there are any.
 
     Raises:

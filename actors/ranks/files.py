@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vcrd_ray.config import RunSection
-from vcrd_ray.runs.checkpoints import Folder
+from vcrd_ray.runs.checkpoints import CheckpointManager
 from vcrd_ray.runs.lease import NOT_MIRRORED
 from vcrd_ray.runs.storage import Mirror, Store
 
@@ -36,9 +36,9 @@ class RunFiles:
         if self._mirror is not None:
             self._mirror.push()
 
-    def checkpoints(self, *, keep: int) -> Folder:
+    def checkpoints(self, *, keep: int) -> CheckpointManager:
         """The run's checkpoints."""
-        return Folder(
+        return CheckpointManager(
             local=self._run_dir / "checkpoints",
             rank=self.rank,
             leads=self._leads,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from actors.ranks.gauges import Gauges
-from actors.ranks.notes import Notes
+from actors.ranks.notes import ControlNotes
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.statistics import Accuracy
 from vcrd_ray.runs.files import read_jsonl, write_json, write_text
@@ -21,7 +21,9 @@ _DECISIONS_FILE = "decisions.jsonl"
 class RankLog:
     """Metrics and decisions of rank 0; both are cut back to where a resumed run begins."""
 
-    def __init__(self, run_dir: Path, config: Config, *, notes: Notes, next_update: int, num_updates: int) -> None:
+    def __init__(
+        self, run_dir: Path, config: Config, *, notes: ControlNotes, next_update: int, num_updates: int
+    ) -> None:
         write_json(run_dir / "progress.json", {"num_updates": num_updates, "pid": os.getpid()})
         self._notes, self._num_updates = notes, num_updates
         # A run directory and its job, such as demo/distill-vcrd: what people call the run.

@@ -17,7 +17,7 @@ _NAMES: tuple[Name, ...] = ("pools", "progress", "saved", "stop")
 
 
 @dataclass(frozen=True)
-class Notes:
+class ControlNotes:
     """Of one training. Pickles to every process of its cluster.
 
     pools: how their start ended. progress: metrics of the last update, and `num_updates`. saved: updates in the last

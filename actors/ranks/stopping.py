@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import ray.train
 import torch
 
-from actors.ranks.notes import Notes
+from actors.ranks.notes import ControlNotes
 from vcrd_ray.errors import StoppedError
 from vcrd_ray.models.backend import Backend
 
@@ -29,7 +29,7 @@ _UPDATES_PER_SAVE = 10.0
 
 
 @contextmanager
-def stop_on_sigterm(notes: Notes) -> Iterator[None]:
+def stop_on_sigterm(notes: ControlNotes) -> Iterator[None]:
     """For the time of the block SIGTERM asks the ranks that read these notes to save and leave.
 
     A second SIGTERM ends this process at once. Outside the main thread, where no signal arrives, nothing is changed.
@@ -65,7 +65,7 @@ def stop_on_sigterm(notes: Notes) -> Iterator[None]:
 class EarlyStop:
     """One rank's side. All ranks ask after every update."""
 
-    def __init__(self, backend: Backend, notes: Notes, *, must_save_by: float | None) -> None:
+    def __init__(self, backend: Backend, notes: ControlNotes, *, must_save_by: float | None) -> None:
         """`must_save_by`: seconds since the epoch."""
         self._backend = backend
         self._notes = notes

@@ -19,7 +19,7 @@ from actors.pools.pool import Pool
 from actors.pools.startup import await_pools
 from actors.ranks.files import RunFiles
 from actors.ranks.log import RankLog
-from actors.ranks.notes import Notes
+from actors.ranks.notes import ControlNotes
 from actors.ranks.stopping import EarlyStop
 from actors.ranks.timeline import Spans
 from vcrd_ray.config import Config, ModelJudge, TrainingSection
@@ -68,7 +68,7 @@ class RankJob:
     judge: Pool | None
     rollout: Pool | None
     """Writers of new student responses; None: those in `rollouts` stay."""
-    notes: Notes
+    notes: ControlNotes
     must_save_by: float | None
     """Seconds since the epoch."""
 
@@ -254,7 +254,7 @@ def _backend(
 
 
 def _resume(
-    folder: checkpoints.Folder,
+    folder: checkpoints.CheckpointManager,
     backend: DeepSpeedBackend,
     fingerprints: dict[str, str],
     state: _StateKeeper | None,
@@ -298,7 +298,7 @@ def _run(
     def save(done: int) -> float:
         started = time.monotonic()
         files.push()
-        record = checkpoints.Record(
+        record = checkpoints.CheckpointRecord(
             next_update=done,
             world_size=backend.world_size,
             fingerprints=fingerprints,

@@ -144,7 +144,7 @@ def _judge(options: argparse.Namespace, backbone: Any, attention: Any) -> Packed
     import torch
 
     from vcrd_ray.judges.packed import PackedJudge
-    from vcrd_ray.judges.value_head import ValueHeadReading, linear_head, value_head_profile
+    from vcrd_ray.judges.value_head import ValueHeadFormat, linear_head, value_head_profile
 
     torch.manual_seed(options.seed)
     prompt = torch.randint(_NUM_SPECIAL, _VOCAB, (options.prompt_length,)).tolist()
@@ -153,7 +153,7 @@ def _judge(options: argparse.Namespace, backbone: Any, attention: Any) -> Packed
     return PackedJudge(
         backbone=backbone,
         head=linear_head(weight.to(options.device), torch.zeros(1, device=options.device)),
-        reading=ValueHeadReading(encode=lambda text: prompt, bos="", special_ids=range(_NUM_SPECIAL)),
+        reading=ValueHeadFormat(encode=lambda text: prompt, bos="", special_ids=range(_NUM_SPECIAL)),
         profile=value_head_profile("random", trained_on="nothing"),
         max_batch_tokens=1 << 30 if attention != "flex" else 1 << 16,
         attention=attention,

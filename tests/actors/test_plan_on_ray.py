@@ -13,7 +13,7 @@ import pytest
 from actors.pools.pool import judge_pool, teacher_pool
 from actors.pools.startup import pools_beside
 from actors.ranks.group import train
-from actors.ranks.notes import Notes
+from actors.ranks.notes import ControlNotes
 from actors.ranks.worker import RankJob
 from tests.actors.conftest import make_config
 from tests.conftest import write_rollouts
@@ -57,7 +57,7 @@ def measure(config: Config, rollouts: Path) -> list[dict[str, float]]:
     run_dir.mkdir(parents=True)
     teacher, judge = teacher_pool(config), judge_pool(config, load=SlowJudge)  # type: ignore[arg-type]
     assert teacher is not None and judge is not None
-    notes = Notes()
+    notes = ControlNotes()
     with pools_beside([teacher, judge], judge, notes, timeout_s=120):
         train(
             RankJob(

@@ -33,7 +33,7 @@ class _Waiting:
         return self.answer is not None or self.error is not None
 
 
-class MergingJudge:
+class BatchingJudge:
     """`Judge` for several threads: what arrives while a pass runs shares the next one."""
 
     def __init__(self, judge: Judge, *, max_requests: int) -> None:

@@ -1,6 +1,6 @@
 """A causal model with a scoring head as a judge: all proposals of a trajectory in about one pass.
 
-Knows how to run trees through a model. Where a family reads its scores, and in which format, is its `Reading`; its files
+Knows how to run trees through a model. Where a family reads its scores, and in which format, is its `JudgeFormat`; its files
 are read in checkpoint.py. Knows nothing of weights, losses or Ray.
 """
 
@@ -30,7 +30,7 @@ _BRANCHY = 0.6
 """Branch tokens for each trunk token beyond which causal attention twice is faster than a mask."""
 
 
-class Reading(Protocol):
+class JudgeFormat(Protocol):
     """A family's input format, and where in it scores are read. Knows tokenizers only."""
 
     def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
@@ -48,7 +48,7 @@ class PackedJudge:
         *,
         backbone: Any,
         head: Callable[[Tensor], Tensor],
-        reading: Reading,
+        reading: JudgeFormat,
         profile: JudgeProfile,
         max_batch_tokens: int,
         attention: AttentionKind | Literal["auto"] = "auto",

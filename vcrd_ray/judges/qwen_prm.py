@@ -75,7 +75,7 @@ def load_qwen_prm_judge(
     return PackedJudge(
         backbone=build_backbone(directory, config, tensors, dtype=dtype).to(device),
         head=two_label_head(*head),
-        reading=SeparatorReading(
+        reading=SeparatorFormat(
             tokenizer=tokenizer,
             separator=separator,
             system=system,
@@ -107,7 +107,7 @@ def two_label_head(
     return lambda hidden: torch.relu(hidden @ inner.T + inner_bias) @ row + offset
 
 
-class SeparatorReading:
+class SeparatorFormat:
     """Chat prompt, response with a separator behind each complete step; branches that end in a separator."""
 
     def __init__(
@@ -129,7 +129,7 @@ class SeparatorReading:
         self._prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._prompt_ids)
 
     def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
-        """See `Reading`."""
+        """See `JudgeFormat`."""
         prompt = self._prompt(question)
         closes: BoolArray = np.isin(response, self._step_ends)
         judged = branch_positions(response, proposal, self._special_ids)
@@ -169,7 +169,7 @@ class SeparatorReading:
         )
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
-        """See `Reading`: the steps with a separator behind each, as an assistant's message in the chat template."""
+        """See `JudgeFormat`: the steps with a separator behind each, as an assistant's message in the chat template."""
         content = "".join(f"{step}{self._separator_text}" for step in solution.steps)
         messages = [*self._messages(solution.question), {"role": "assistant", "content": content}]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)

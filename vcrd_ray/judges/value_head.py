@@ -63,7 +63,7 @@ def load_value_head_judge(
     return PackedJudge(
         backbone=build_backbone(directory, config, tensors, dtype=dtype).to(device),
         head=linear_head(weight.to(device), bias.to(device)),
-        reading=ValueHeadReading(
+        reading=ValueHeadFormat(
             encode=partial(tokenizer.encode, add_special_tokens=False), bos=tokenizer.bos_token, special_ids=special_ids
         ),
         profile=value_head_profile(
@@ -93,7 +93,7 @@ def linear_head(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda hidden: hidden @ row + offset
 
 
-class ValueHeadReading:
+class ValueHeadFormat:
     """bos + problem + newline + response; one-token branches."""
 
     def __init__(self, *, encode: Callable[[str], Sequence[int]], bos: str, special_ids: Collection[int]) -> None:
@@ -104,7 +104,7 @@ class ValueHeadReading:
         self._prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._prompt_ids)
 
     def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
-        """See `Reading`."""
+        """See `JudgeFormat`."""
         prompt = self._prompt(question)
         parents = np.flatnonzero(branch_positions(response, proposal, self._special_ids))
         own = len(prompt) + np.arange(len(response))
@@ -120,7 +120,7 @@ class ValueHeadReading:
         )
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
-        """See `Reading`: each step tokenised alone, a newline behind it, read at the newline."""
+        """See `JudgeFormat`: each step tokenised alone, a newline behind it, read at the newline."""
         parts = [self._prompt(solution.question)]
         newline = np.asarray(self._encode("\n"), dtype=np.int32)[-1:]
         for step in solution.steps:

@@ -29,7 +29,7 @@ _NAME = re.compile(r"update-(\d{6})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class CheckpointRecord:
     """How far a run was, and what it was a run of."""
 
     next_update: int
@@ -42,7 +42,7 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder:
+class CheckpointManager:
     """Where one rank finds the checkpoints of a run."""
 
     local: Path
@@ -56,7 +56,7 @@ class Folder:
     store: Store | None = None
     """The same folder in storage; it is the truth where there is one."""
 
-    def newest(self) -> tuple[Path, Record] | None:
+    def newest(self) -> tuple[Path, CheckpointRecord] | None:
         """The last complete checkpoint, brought here if need be; None where there is none. All ranks call it."""
         if self.store is not None:
             if self.leads:
@@ -89,7 +89,7 @@ class Folder:
         """The next update of every checkpoint here that a run can go on from."""
         return [int(p.name.removeprefix("update-")) for p in _complete(self.local)]
 
-    def save(self, record: Record, *, write: Callable[[Path], None]) -> None:
+    def save(self, record: CheckpointRecord, *, write: Callable[[Path], None]) -> None:
         """Write one checkpoint with all ranks; the ones before it are touched only once it is complete.
 
         Args:
@@ -156,11 +156,11 @@ def _complete_in(store: Store) -> list[str]:
     return sorted(name for name in (r.removesuffix(f"/{_RECORD}") for r in records) if _NAME.fullmatch(name))
 
 
-def _read_record(path: Path) -> Record:
-    return Record(**json.loads(path.read_text(encoding="utf-8")))
+def _read_record(path: Path) -> CheckpointRecord:
+    return CheckpointRecord(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def check_resumable(record: Record, *, world_size: int, fingerprints: dict[str, str], any_size: bool) -> None:
+def check_resumable(record: CheckpointRecord, *, world_size: int, fingerprints: dict[str, str], any_size: bool) -> None:
     """Refuse to go on with other models or data than before, or with other ranks where the state is split over them.
 
     Args:

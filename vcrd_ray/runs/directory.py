@@ -27,7 +27,7 @@ from vcrd_ray.errors import CheckpointError, RunDirectoryError
 from vcrd_ray.runs.logs import log_as, log_to
 from vcrd_ray.runs.files import read_text, write_json, write_text
 from vcrd_ray.runs.storage import Store
-from vcrd_ray.runs.lease import StoredRun
+from vcrd_ray.runs.lease import RunLease
 
 PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
 
@@ -76,7 +76,7 @@ class RunDirectory:
     def __init__(self, root: Path, job: str, config: Config, *, sections: tuple[str, ...]) -> None:
         self.path = (root / job).resolve()
         self.job = job
-        self._stored: StoredRun | None = None
+        self._stored: RunLease | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock")
@@ -91,7 +91,7 @@ class RunDirectory:
         (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         try:
             if config.run.storage is not None:
-                self._stored = StoredRun(self.path, Store(config.run.storage).within(job))
+                self._stored = RunLease(self.path, Store(config.run.storage).within(job))
             self._check_resume(config.run.resume)
             self._record(config, sections)
             log_as(run=f"{root.name}/{job}", role="driver")

@@ -26,7 +26,7 @@ _LEASE_S = 45.0
 """A holder that has not renewed its lease for so long is dead."""
 
 
-class StoredRun:
+class RunLease:
     """Holds the lease on a folder in storage, takes over what is in it, and pushes what changes from time to time."""
 
     def __init__(self, local: Path, store: Store, *, wait: Callable[[float], None] = time.sleep) -> None:

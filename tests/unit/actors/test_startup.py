@@ -14,14 +14,14 @@ from actors.pools import startup
 from actors.pools.pool import Pool
 from actors.pools.startup import await_pools, pools_beside
 from actors.ranks import stopping
-from actors.ranks.notes import Notes
+from actors.ranks.notes import ControlNotes
 from actors.ranks.stopping import EarlyStop
 from vcrd_ray.errors import ScheduleError, StoppedError
 from vcrd_ray.models.backend import Backend
 
 
 class Board:
-    """Notes in this process."""
+    """ControlNotes in this process."""
 
     def __init__(self, **left: Any) -> None:
         self._left = left
@@ -54,8 +54,8 @@ def named_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "judge_fingerprint", lambda pool: "the judge's name")
 
 
-def notes_of(board: Board) -> Notes:
-    return cast(Notes, board)
+def notes_of(board: Board) -> ControlNotes:
+    return cast(ControlNotes, board)
 
 
 def test_ranks_go_on_when_the_last_pool_is_ready_and_know_the_judge() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vcrd_ray.judges import JudgeProfile
-from vcrd_ray.judges.batching import MergingJudge
+from vcrd_ray.judges.batching import BatchingJudge
 from vcrd_ray.types import FloatArray, JudgeRequest, JudgeScores, StepSolution
 
 PROFILE = JudgeProfile(
@@ -71,7 +71,7 @@ class Callers:
 
     def __init__(self, *, max_requests: int = 8) -> None:
         self.judge = GatedJudge()
-        self.merging = MergingJudge(self.judge, max_requests=max_requests)
+        self.merging = BatchingJudge(self.judge, max_requests=max_requests)
         self._threads = ThreadPoolExecutor(16)
         self.first = self._threads.submit(self.merging.score, ask("first"))
         assert self.judge.entered.acquire(timeout=10)

@@ -67,12 +67,12 @@ def test_metrics_of_updates_that_will_be_done_again_are_cut(tmp_path: Path) -> N
     ]
 
 
-def folder(directory: Path) -> checkpoints.Folder:
-    return checkpoints.Folder(local=directory, rank=0, leads=True, barrier=lambda: None, keep=2)
+def folder(directory: Path) -> checkpoints.CheckpointManager:
+    return checkpoints.CheckpointManager(local=directory, rank=0, leads=True, barrier=lambda: None, keep=2)
 
 
 def save(directory: Path, update: int, write: Any = lambda path: (path / "x").write_text("x")) -> None:
-    record = checkpoints.Record(next_update=update, world_size=1, fingerprints={"teacher": "t"})
+    record = checkpoints.CheckpointRecord(next_update=update, world_size=1, fingerprints={"teacher": "t"})
     folder(directory).save(record, write=write)
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(change: dict[str, Any], message: str) -> None:
-    record = checkpoints.Record(next_update=1, world_size=1, fingerprints={"teacher": "t"})
+    record = checkpoints.CheckpointRecord(next_update=1, world_size=1, fingerprints={"teacher": "t"})
     with pytest.raises(CheckpointError, match=message):
         checkpoints.check_resumable(
             record, **({"world_size": 1, "fingerprints": {"teacher": "t"}, "any_size": False} | change)
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_run_is_refused(change: dict[str, Any], message:
 
 
 def test_a_state_that_is_the_same_on_every_rank_goes_on_with_any_number() -> None:
-    record = checkpoints.Record(next_update=1, world_size=1, fingerprints={"teacher": "t"})
+    record = checkpoints.CheckpointRecord(next_update=1, world_size=1, fingerprints={"teacher": "t"})
     checkpoints.check_resumable(record, world_size=2, fingerprints={"teacher": "t"}, any_size=True)
 
 

@@ -14,7 +14,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError, StorageError
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.storage import Mirror, Store, local_copy
-from vcrd_ray.runs.lease import StoredRun
+from vcrd_ray.runs.lease import RunLease
 
 __all__ = ["bucket"]
 
@@ -95,12 +95,12 @@ def test_a_mirror_pushes_only_what_changed_and_never_what_is_excluded(bucket: Bu
     assert not any(method == "PUT" for method, _ in bucket.asked), "what was pulled is known"
 
 
-def folder(local: Path, store: Store, rank: int = 0) -> checkpoints.Folder:
-    return checkpoints.Folder(local=local, rank=rank, leads=True, barrier=lambda: None, keep=2, store=store)
+def folder(local: Path, store: Store, rank: int = 0) -> checkpoints.CheckpointManager:
+    return checkpoints.CheckpointManager(local=local, rank=rank, leads=True, barrier=lambda: None, keep=2, store=store)
 
 
-def save(folder: checkpoints.Folder, update: int) -> None:
-    record = checkpoints.Record(next_update=update, world_size=1, fingerprints={})
+def save(folder: checkpoints.CheckpointManager, update: int) -> None:
+    record = checkpoints.CheckpointRecord(next_update=update, world_size=1, fingerprints={})
     folder.save(record, write=lambda path: (path / "state").write_text(str(update)) and None)
 
 
@@ -116,9 +116,9 @@ def test_storage_is_right_where_a_node_knows_something_else(store: Store, tmp_pa
     save(folder(tmp_path / "a", store), 4)
     # A node's own leftovers: a later checkpoint that was never complete for all, an older state of the same update.
     for update, text in ((4, "stale"), (5, "alone")):
-        local = checkpoints.Folder(local=tmp_path / "b", rank=0, leads=True, barrier=lambda: None, keep=9)
+        local = checkpoints.CheckpointManager(local=tmp_path / "b", rank=0, leads=True, barrier=lambda: None, keep=9)
         local.save(
-            checkpoints.Record(next_update=update, world_size=1, fingerprints={}),
+            checkpoints.CheckpointRecord(next_update=update, world_size=1, fingerprints={}),
             write=lambda path, text=text: (path / "state").write_text(text) and None,
         )
     found = folder(tmp_path / "b", store).newest()
@@ -145,19 +145,19 @@ def test_a_store_that_is_full_leaves_the_last_good_checkpoint(bucket: Bucket, tm
 
 def test_one_job_holds_a_run_and_a_dead_one_is_replaced(store: Store, tmp_path: Path) -> None:
     waits: list[float] = []
-    first = StoredRun(tree(tmp_path / "a", config="1"), store, wait=waits.append)
+    first = RunLease(tree(tmp_path / "a", config="1"), store, wait=waits.append)
 
     def renewed(seconds: float) -> None:
         waits.append(seconds)
         store.write("lease.json", json.dumps({"holder": "process 1 on other", "directory": "/x", "time": "9e99"}))
 
     with pytest.raises(RunDirectoryError, match="is in use by"):
-        StoredRun(tmp_path / "b", store, wait=renewed)
-    second = StoredRun(tmp_path / "b", store, wait=waits.append)  # nothing was renewed meanwhile: taken over
+        RunLease(tmp_path / "b", store, wait=renewed)
+    second = RunLease(tmp_path / "b", store, wait=waits.append)  # nothing was renewed meanwhile: taken over
     assert len(waits) == 2
     first.close()
     second.close()
-    third = StoredRun(tmp_path / "c", store, wait=waits.append)
+    third = RunLease(tmp_path / "c", store, wait=waits.append)
     assert len(waits) == 2 and (tmp_path / "c" / "config").read_text() == "1"
     third.close()
 
