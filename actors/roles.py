@@ -24,7 +24,7 @@ from vcrd_ray.judges.requests import judge_request
 from vcrd_ray.runs.logs import log_as
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.on_policy.policy_versions import bring_version
-from vcrd_ray.training.on_policy.requests import ResponseOrder, VersionRef, Written
+from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, Written
 from vcrd_ray.training.on_policy.writer import ResponseWriter, WriterSettings
 from vcrd_ray.types import (
     IntArray,
@@ -156,18 +156,18 @@ class RolloutActor:
         """Process id, once the student before training is loaded."""
         return os.getpid()
 
-    def write(self, order: ResponseOrder) -> list[PairBatch | Written]:
+    def write(self, order: ResponseRequest) -> list[PairBatch | Written]:
         """The order's batches, and at the end what it took: each becomes an object of its own."""
         self._bring(order.version)
         batches, written = self._writer.write(order)
         return [*batches, written]
 
-    def answer(self, version: VersionRef, prompts: Sequence[Prompt]) -> list[Rollout]:
+    def answer(self, version: PolicyVersion, prompts: Sequence[Prompt]) -> list[Rollout]:
         """Answers of a version to held-out problems."""
         self._bring(version)
         return self._writer.answer(version, prompts)
 
-    def _bring(self, version: VersionRef) -> None:
+    def _bring(self, version: PolicyVersion) -> None:
         if self._storage is not None:
             versions = version.directory.parent
             bring_version(version.directory, Store(self._storage).within(versions.parent.name).within(versions.name))

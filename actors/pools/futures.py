@@ -8,7 +8,7 @@ from actors.pools.client import Part, PoolClient
 from actors.pools.pool import Pool
 from actors.pools.requests import Request
 from vcrd_ray.errors import JudgeError
-from vcrd_ray.training.on_policy.requests import Answers, ResponseOrder, VersionRef, Written
+from vcrd_ray.training.on_policy.requests import Answers, PolicyVersion, ResponseRequest, Written
 from vcrd_ray.training.signals import Pending, Ready
 from vcrd_ray.training.telemetry import JudgeTraffic
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
@@ -106,7 +106,7 @@ class RemoteResponses:
         self._client = pool.client(cure="look at its log, add rollouts.refresh.replicas")
         self._timeout_s = timeout_s
 
-    def order(self, order: ResponseOrder) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+    def order(self, order: ResponseRequest) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
         """See `ResponseSource`."""
         first, count = order.batches[0], len(order.batches)
         name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
@@ -115,7 +115,7 @@ class RemoteResponses:
         batches = [RemoteBatch(part, asked, self._timeout_s) for part, asked in zip(parts, order.batches, strict=False)]
         return list(batches), _RemotePart(parts[-1], self._timeout_s)
 
-    def answer(self, version: VersionRef, prompts: tuple[Prompt, ...]) -> Answers:
+    def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> Answers:
         """See `AnswerSource`."""
         name = f"answers of version {version.number} from {prompts[0].id}"
         request = self._client.submit(Request(id=name, method="answer", args=(version, prompts)))

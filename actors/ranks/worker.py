@@ -45,9 +45,9 @@ from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.data_order import DataOrder
 from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.response_log import KeptResponses
-from vcrd_ray.training.on_policy.rollouts import Refresher
-from vcrd_ray.training.on_policy.validator import Watcher
+from vcrd_ray.training.on_policy.response_log import ResponseLog
+from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
+from vcrd_ray.training.on_policy.validator import Validator
 from vcrd_ray.training.sft import FineTuner
 from vcrd_ray.types import RolloutPair, UpdateReport
 
@@ -167,7 +167,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
         batches=batches,
         section=section,
         vocab_size=vocab_size,
-        refresher=None if versions is None else versions.refresher,
+        on_policy=None if versions is None else versions.on_policy,
         judge_bounds=JudgeBounds(
             max_invalid_share=config.judge.max_invalid_share,
             self_check_tolerance=config.judge.tolerance if isinstance(config.judge, ModelJudge) else None,
@@ -197,17 +197,17 @@ class _Versions:
     """What is done with published versions of the student in a run."""
 
     publisher: Publisher
-    refresher: Refresher | None
-    watcher: Watcher | None
+    on_policy: OnPolicyRollouts | None
+    validator: Validator | None
 
     def after(self, report: UpdateReport, resumable: Callable[[], list[int]]) -> list[tuple[int, Accuracy]]:
         """An update is done; accuracies that have come in."""
         done = report.update + 1
-        if self.refresher is None:
+        if self.on_policy is None:
             self.publisher.note(learnt=report.metrics["lr"] > 0 and report.metrics["grad_norm"] > 0)
-        found = [] if self.watcher is None else self.watcher.after(done)
-        kept = set() if self.refresher is None else self.refresher.kept(done, resumable())
-        self.publisher.prune(kept | (set() if self.watcher is None else self.watcher.kept))
+        found = [] if self.validator is None else self.validator.after(done)
+        kept = set() if self.on_policy is None else self.on_policy.kept(done, resumable())
+        self.publisher.prune(kept | (set() if self.validator is None else self.validator.kept))
         return found
 
 
@@ -222,14 +222,14 @@ def _versions(
     publisher = Publisher(
         backend=backend, run_dir=job.run_dir, pairs=pairs, merged=refresh.sync == "merged", store=files.store
     )
-    refresher = watcher = None
+    on_policy = validator = None
     if refresh.on:
-        responses = KeptResponses(job.run_dir, decode=tokenizer.decode)
-        refresher = Refresher(refresh, batches, source=source, publisher=publisher, responses=responses)
+        responses = ResponseLog(job.run_dir, decode=tokenizer.decode)
+        on_policy = OnPolicyRollouts(refresh, batches, source=source, publisher=publisher, responses=responses)
     if watch.every:
         problems, _ = read_problems(watch.prompts, config.world)
         prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
-        watcher = Watcher(
+        validator = Validator(
             every=watch.every,
             prompts=prompts,
             source=source if backend.rank == 0 else None,
@@ -237,7 +237,7 @@ def _versions(
             run_dir=job.run_dir,
             decode=partial(tokenizer.decode, skip_special_tokens=True),
         )
-    return _Versions(publisher=publisher, refresher=refresher, watcher=watcher)
+    return _Versions(publisher=publisher, on_policy=on_policy, validator=validator)
 
 
 def _backend(
@@ -326,12 +326,12 @@ def _run(
             for update, figures in found:
                 log.watched(update, figures)
 
-    watcher = None if versions is None else versions.watcher
-    if watcher is not None:
-        watcher.begin(first_update)
+    validator = None if versions is None else versions.validator
+    if validator is not None:
+        validator.begin(first_update)
     loop(first_update=first_update, stop=stop, on_update=on_update)
-    if watcher is not None:
-        show(watcher.finish())
+    if validator is not None:
+        show(validator.finish())
     if stop == num_updates:
         backend.export(job.run_dir)
     if log is not None:

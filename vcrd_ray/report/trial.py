@@ -26,8 +26,8 @@ from vcrd_ray.runs.files import write_json
 from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.response_log import KeptResponses
-from vcrd_ray.training.on_policy.rollouts import Refresher
+from vcrd_ray.training.on_policy.response_log import ResponseLog
+from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
 from vcrd_ray.training.on_policy.writer import LocalResponses, ResponseWriter, WriterSettings
 from vcrd_ray.training.sft import FineTuner
 from vcrd_ray.training.signals import LocalSignals
@@ -109,7 +109,7 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
             only_at=judged_at(section.objective.weighting, student.tokenizer),
         ),
         batches=batches,
-        refresher=_refresher(config, batches, backend, folder),
+        on_policy=_on_policy(config, batches, backend, folder),
         section=section,
         vocab_size=len(student.tokenizer),
         judge_bounds=JudgeBounds(max_invalid_share=config.judge.max_invalid_share, self_check_tolerance=None),
@@ -129,17 +129,17 @@ def _distil(config: Config, pairs: Sequence[RolloutPair], folder: Path) -> dict[
     return figures
 
 
-def _refresher(config: Config, batches: Batches, backend: TorchBackend, folder: Path) -> Refresher | None:
+def _on_policy(config: Config, batches: Batches, backend: TorchBackend, folder: Path) -> OnPolicyRollouts | None:
     section = config.rollouts.refresh
     if not section.on:
         return None
     engine = load_versioned_engine(section, config.student, lora=config.distill.lora)
-    return Refresher(
+    return OnPolicyRollouts(
         section,
         batches,
         source=LocalResponses(ResponseWriter(engine, WriterSettings.of(config))),
         publisher=Publisher(backend=backend, run_dir=folder, pairs=batches.pairs, merged=section.sync == "merged"),
-        responses=KeptResponses(folder, decode=backend.student.tokenizer.decode),
+        responses=ResponseLog(folder, decode=backend.student.tokenizer.decode),
     )
 
 

@@ -29,7 +29,7 @@ from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import pad_id, special_ids
 from vcrd_ray.training.batches import Batches
-from vcrd_ray.training.on_policy.rollouts import Refresher
+from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
 from vcrd_ray.training.signals import Pending, Ready, SignalSource
 from vcrd_ray.training.telemetry import JudgeTraffic, Telemetry, pick_decisions
 from vcrd_ray.training.token_divergences import TokenDivergences
@@ -95,14 +95,14 @@ class Distiller:
         section: DistillSection,
         vocab_size: int,
         judge_bounds: JudgeBounds,
-        refresher: Refresher | None = None,
+        on_policy: OnPolicyRollouts | None = None,
         take_judge_traffic: Callable[[], JudgeTraffic] = JudgeTraffic,
         span: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Where the teacher's hidden states travel, `teacher_head` is needed.
 
         Args:
-            refresher: writes student responses anew; None: they are those of `batches`.
+            on_policy: writes student responses anew; None: they are those of `batches`.
             take_judge_traffic: asked once an update; a judge in this process has none.
             span: held around each action of the schedule, by its name; for timelines.
         """
@@ -119,7 +119,7 @@ class Distiller:
         self._section = section
         self._objective = section.objective
         self._batches = batches
-        self._refresher = refresher
+        self._on_policy = on_policy
         self._losses = TokenDivergences(
             student=self._student,
             teacher_head=teacher_head,
@@ -148,8 +148,8 @@ class Distiller:
             JudgeError: failed self-check, or too many scores that are no numbers.
             SyncError: responses of another student than the one that trains.
         """
-        if self._refresher is not None:
-            self._refresher.begin(first_update)
+        if self._on_policy is not None:
+            self._on_policy.begin(first_update)
         for first, last in self._stretches(first_update, stop):
             self._run(first, last, on_update)
 
@@ -172,17 +172,17 @@ class Distiller:
         asked: dict[tuple[int, int], _Asked] = {}
         forwarded: dict[int, _Forwarded] = {}
         telemetry, decisions, started = Telemetry(), list[Decision](), time.perf_counter()
-        refresher = self._refresher
+        on_policy = self._on_policy
         operations = plan(
             first_update=first_update,
             num_updates=stop,
             num_micro=self._num_micro,
             overlap=self._section.overlap,
             prefetch=self._section.prefetch,
-            **({} if refresher is None else {"needs": refresher.admission.version}),
+            **({} if on_policy is None else {"needs": on_policy.staleness.version}),
         )
-        if refresher is not None:
-            refresher.order(done=first_update, stop=stop, threshold=self._threshold)
+        if on_policy is not None:
+            on_policy.order(done=first_update, stop=stop, threshold=self._threshold)
         for op in operations:
             with self._span(op.action.value):
                 match op.action:
@@ -194,8 +194,8 @@ class Distiller:
                         decisions += self._backward(forwarded.pop(op.micro), telemetry)
                     case Action.STEP:
                         report = self._step(op.update, telemetry, decisions, started)
-                        if refresher is not None:
-                            refresher.order(done=op.update + 1, stop=stop, threshold=self._threshold)
+                        if on_policy is not None:
+                            on_policy.order(done=op.update + 1, stop=stop, threshold=self._threshold)
                         on_update(report)
                         telemetry, decisions, started = Telemetry(), [], time.perf_counter()
 
@@ -206,7 +206,7 @@ class Distiller:
 
     def _ask(self, op: Op) -> _Asked:
         offline = self._batches.micro_batch(op.update, op.micro, self._threshold)
-        batch = Ready(offline) if self._refresher is None else self._refresher.take(op.update, op.micro)
+        batch = Ready(offline) if self._on_policy is None else self._on_policy.take(op.update, op.micro)
         teacher = self._signals.request_teacher(batch) if self._objective.needs_teacher else None
         scores = None
         if self._judged and offline.layout.takes_part("student"):
@@ -303,11 +303,11 @@ class Distiller:
     def _num_tokens(self, update: int) -> tuple[int, int]:
         """Response tokens of an update on teacher and on student prefixes, over all ranks."""
         if self._counted[0] != update:
-            if self._refresher is None:
+            if self._on_policy is None:
                 counts = _response_tokens(self._batches.update(update, self._threshold))
             else:
                 # Other ranks' new responses are known to them alone.
-                own = [self._refresher.take(update, micro).result() for micro in range(self._num_micro)]
+                own = [self._on_policy.take(update, micro).result() for micro in range(self._num_micro)]
                 counts = self._sum(_response_tokens([pair for batch in own for pair in batch.pairs]))
             self._counted = (update, (int(counts[0]), int(counts[1])))
         teacher, student = self._counted[1]
@@ -334,8 +334,8 @@ class Distiller:
 
     def _step(self, update: int, telemetry: Telemetry, decisions: list[Decision], started: float) -> UpdateReport:
         norm, lr = self._backend.step()
-        if self._refresher is not None:
-            written = self._refresher.finish(update, learnt=lr > 0 and norm > 0)
+        if self._on_policy is not None:
+            written = self._on_policy.finish(update, learnt=lr > 0 and norm > 0)
             if written is not None:
                 telemetry.add_written(written)
         traffic = self._take_judge_traffic()

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vcrd_ray.errors import SyncError
 from vcrd_ray.runs.files import replace_directory, write_json
 from vcrd_ray.runs.storage import Store
-from vcrd_ray.training.on_policy.requests import VersionRef
+from vcrd_ray.training.on_policy.requests import PolicyVersion
 from vcrd_ray.types import FloatArray
 
 Kind = Literal["adapter", "weights"]
@@ -142,7 +142,7 @@ def _digest(tensors: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(tensors).encode()).hexdigest()[:16]
 
 
-def check_arrived(ref: VersionRef, record: VersionRecord) -> None:
+def check_arrived(ref: PolicyVersion, record: VersionRecord) -> None:
     """Refuse a version that is not the one that was announced, byte for byte.
 
     Raises:

@@ -31,7 +31,7 @@ from vcrd_ray.training.on_policy.policy_versions import (
     read_version,
     version_directory,
 )
-from vcrd_ray.training.on_policy.requests import VersionRef
+from vcrd_ray.training.on_policy.requests import PolicyVersion
 from vcrd_ray.types import RolloutPair
 
 _CANARY_TOKENS = 64
@@ -65,14 +65,14 @@ class Publisher:
         self._canary = replace(first.only("student"), student_ids=first.student_ids[:_CANARY_TOKENS])
         self._base_logprobs = self._canary_logprobs()
         self._last: VersionRecord | None = None
-        self._published: VersionRef | None = None
+        self._published: PolicyVersion | None = None
         self._learnt = False
 
     def note(self, *, learnt: bool) -> None:
         """An update is done; `learnt`: it had a learning rate and a gradient."""
         self._learnt |= learnt
 
-    def publish(self, number: int) -> VersionRef:
+    def publish(self, number: int) -> PolicyVersion:
         """Write the student as it is as a version, once.
 
         Raises:
@@ -109,7 +109,7 @@ class Publisher:
         self._published = self.find(number)
         return self._published
 
-    def find(self, number: int) -> VersionRef:
+    def find(self, number: int) -> PolicyVersion:
         """A version that was published before.
 
         Raises:
@@ -117,7 +117,7 @@ class Publisher:
         """
         directory = version_directory(self.root, number)
         bring_version(directory, self._store)
-        return VersionRef(number=number, directory=directory, digest=read_version(directory).digest)
+        return PolicyVersion(number=number, directory=directory, digest=read_version(directory).digest)
 
     def prune(self, kept: Iterable[int]) -> None:
         """Remove all versions but these."""

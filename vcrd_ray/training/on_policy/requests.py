@@ -11,7 +11,7 @@ from vcrd_ray.types import PairBatch, Prompt, Rollout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VersionRef:
+class PolicyVersion:
     """Where a version lies and what it must be."""
 
     number: int
@@ -21,10 +21,10 @@ class VersionRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResponseOrder:
+class ResponseRequest:
     """Micro-batches of one rank and update whose student responses are to be written anew."""
 
-    version: VersionRef
+    version: PolicyVersion
     batches: tuple[PairBatch, ...]
     """With the student responses that there are; those written anew take their place."""
     renewed: tuple[tuple[bool, ...], ...]
@@ -57,7 +57,7 @@ class Answers(Pending[list[Rollout]], Protocol):
 class AnswerSource(Protocol):
     """A published version of the student, as those who watch it see it."""
 
-    def answer(self, version: VersionRef, prompts: tuple[Prompt, ...]) -> Answers:
+    def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> Answers:
         """Ask for an answer to each prompt; does not wait."""
         ...
 
@@ -65,6 +65,6 @@ class AnswerSource(Protocol):
 class ResponseSource(Protocol):
     """The student as it was some updates ago, as the update loop sees it."""
 
-    def order(self, order: ResponseOrder) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+    def order(self, order: ResponseRequest) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
         """Ask for responses; does not wait. One answer a batch."""
         ...

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 _NAME = re.compile(r"update-(\d+)-rank-\d+\.parquet")
 
 
-class KeptResponses:
+class ResponseLog:
     """The new responses of one run."""
 
     def __init__(self, run_dir: Path, *, decode: Callable[[IntArray], str]) -> None:

@@ -1,7 +1,7 @@
 """One rank's new responses: ordered as soon as their version is out, fetched when their update comes. Knows no Ray.
 
 Invariant: an update's orders are sent exactly once in a stretch of updates, before anything of it is asked for, and
-all of them are of version `Admission.version(update)`.
+all of them are of version `StalenessRule.version(update)`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from vcrd_ray.config import RefreshSection
 from vcrd_ray.training.batches import Batches, draw
 from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.requests import ResponseOrder, ResponseSource, VersionRef, Written
-from vcrd_ray.training.on_policy.response_log import KeptResponses
-from vcrd_ray.training.on_policy.staleness import Admission
+from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, ResponseSource, Written
+from vcrd_ray.training.on_policy.response_log import ResponseLog
+from vcrd_ray.training.on_policy.staleness import StalenessRule
 from vcrd_ray.training.signals import Pending, Ready
 from vcrd_ray.types import PairBatch, RolloutPair
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ordered:
+class _Requested:
     """An update whose responses have been ordered."""
 
     batches: tuple[Pending[PairBatch], ...]
@@ -28,7 +28,7 @@ class _Ordered:
     """None: nothing of it is written anew."""
 
 
-class Refresher:
+class OnPolicyRollouts:
     """Replaces student responses of the rollouts directory by those of later versions of the student."""
 
     def __init__(
@@ -38,64 +38,64 @@ class Refresher:
         *,
         source: ResponseSource,
         publisher: Publisher,
-        responses: KeptResponses,
+        responses: ResponseLog,
     ) -> None:
-        self.admission = Admission.of(section, epoch_updates=batches.epoch_updates)
+        self.staleness = StalenessRule.of(section, epoch_updates=batches.epoch_updates)
         self._share = section.share
         self._batches = batches
         self._source = source
         self._publisher = publisher
         self._responses = responses
-        self._versions: dict[int, VersionRef] = {}
-        self._ordered: dict[int, _Ordered] = {}
+        self._versions: dict[int, PolicyVersion] = {}
+        self._requested: dict[int, _Requested] = {}
 
     def begin(self, first: int) -> None:
         """Start, or go on, before this update."""
         self._responses.cut(first)
-        self._versions = {number: self._publisher.find(number) for number in self.admission.needed(first)}
-        self._ordered = {}
+        self._versions = {number: self._publisher.find(number) for number in self.staleness.needed(first)}
+        self._requested = {}
 
     def order(self, *, done: int, stop: int, threshold: float | None) -> None:
         """Order responses for all updates before `stop` whose version is out, and that have none ordered yet."""
         for update in range(done, stop):
-            if self.admission.version(update) > done:
+            if self.staleness.version(update) > done:
                 return
-            if update not in self._ordered:
-                self._ordered[update] = self._order(update, threshold)
+            if update not in self._requested:
+                self._requested[update] = self._order(update, threshold)
 
     def take(self, update: int, micro: int) -> Pending[PairBatch]:
         """A micro-batch with its responses, once they are written."""
-        return self._ordered[update].batches[micro]
+        return self._requested[update].batches[micro]
 
     def finish(self, update: int, *, learnt: bool) -> Written | None:
         """An update is done: keep its responses, and publish a version if it is time."""
         self._publisher.note(learnt=learnt)
-        written = self._ordered.pop(update).written
+        written = self._requested.pop(update).written
         found = None if written is None else written.result()
         if found is not None:
             self._responses.write(update, self._batches.rank, version=found.version, rollouts=found.rollouts)
         done = update + 1
-        if self.admission.is_published(done, num_updates=self._batches.num_updates):
+        if self.staleness.is_published(done, num_updates=self._batches.num_updates):
             self._versions[done] = self._publisher.publish(done)
         return found
 
     def kept(self, done: int, resumable: Iterable[int]) -> set[int]:
         """Versions that this run, or going on from a checkpoint, needs; others are forgotten."""
-        kept = self.admission.kept(done, resumable)
+        kept = self.staleness.kept(done, resumable)
         self._versions = {number: ref for number, ref in self._versions.items() if number in kept}
         return kept
 
-    def _order(self, update: int, threshold: float | None) -> _Ordered:
-        version = self.admission.version(update)
+    def _order(self, update: int, threshold: float | None) -> _Requested:
+        version = self.staleness.version(update)
         micros = range(self._batches.order.num_micro_batches)
         batches = [self._batches.micro_batch(update, micro, threshold) for micro in micros]
         renewed = [self._renewed(batch, version) for batch in batches]
         batches = [self._with_earlier(batch, new, version) for batch, new in zip(batches, renewed, strict=True)]
         if not any(map(any, renewed)):
-            return _Ordered(batches=tuple(Ready(batch) for batch in batches), written=None)
-        order = ResponseOrder(version=self._versions[version], batches=tuple(batches), renewed=tuple(renewed))
+            return _Requested(batches=tuple(Ready(batch) for batch in batches), written=None)
+        order = ResponseRequest(version=self._versions[version], batches=tuple(batches), renewed=tuple(renewed))
         answers, written = self._source.order(order)
-        return _Ordered(batches=tuple(answers), written=written)
+        return _Requested(batches=tuple(answers), written=written)
 
     def _renewed(self, batch: PairBatch, version: int) -> tuple[bool, ...]:
         """Which responses are written anew: those that take part, if a version is out, with the configured probability."""

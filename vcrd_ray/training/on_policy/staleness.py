@@ -21,14 +21,14 @@ from vcrd_ray.config import RefreshSection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Admission:
+class StalenessRule:
     """The rule of one run."""
 
     every: int
     ahead: int
 
     @classmethod
-    def of(cls, section: RefreshSection, *, epoch_updates: int) -> Admission:
+    def of(cls, section: RefreshSection, *, epoch_updates: int) -> StalenessRule:
         """The rule that the config asks for; `epoch_updates` are those of one pass over the pairs."""
         every = epoch_updates if section.every == "epoch" else section.every
         return cls(every=int(every), ahead=section.ahead)

@@ -17,7 +17,7 @@ from vcrd_ray.evaluation.statistics import Accuracy, accuracy
 from vcrd_ray.runs.files import read_jsonl, replace_directory, write_json, write_text
 from vcrd_ray.training.on_policy.policy_versions import read_version, version_directory
 from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.requests import Answers, AnswerSource, VersionRef
+from vcrd_ray.training.on_policy.requests import Answers, AnswerSource, PolicyVersion
 from vcrd_ray.types import IntArray, Prompt
 
 WATCHED = "watched.jsonl"
@@ -27,11 +27,11 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    version: VersionRef
+    version: PolicyVersion
     answers: Answers
 
 
-class Watcher:
+class Validator:
     """Asks every so many updates. All ranks call it; only the one with a source asks."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Watcher:
         """Versions that are not graded yet."""
         return {asked.version.number for asked in self._asked}
 
-    def _ask(self, version: VersionRef) -> None:
+    def _ask(self, version: PolicyVersion) -> None:
         assert self._source is not None
         self._asked.append(_Asked(version=version, answers=self._source.answer(version, self._prompts)))
 
@@ -108,7 +108,7 @@ class Watcher:
             found.append((asked.version.number, figures))
         return found
 
-    def _keep(self, version: VersionRef, row: dict[str, float]) -> None:
+    def _keep(self, version: PolicyVersion, row: dict[str, float]) -> None:
         """The version as RUN/best: the adapter as PEFT reads it, or the whole model."""
         aside = self._run_dir / f".{BEST}.tmp"
         shutil.rmtree(aside, ignore_errors=True)

@@ -18,7 +18,7 @@ from vcrd_ray.config import Config, SamplingSection
 from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.errors import SyncError
 from vcrd_ray.training.on_policy.policy_versions import check_arrived, check_canary, read_version
-from vcrd_ray.training.on_policy.requests import ResponseOrder, VersionRef, Written
+from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, Written
 from vcrd_ray.training.signals import Lazy, Pending
 from vcrd_ray.types import PairBatch, Prompt, Rollout, RolloutPair
 
@@ -62,10 +62,10 @@ class ResponseWriter:
     def __init__(self, engine: VersionedEngine, settings: WriterSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._version: VersionRef | None = None
+        self._version: PolicyVersion | None = None
         self._canary_difference = 0.0
 
-    def write(self, order: ResponseOrder) -> tuple[list[PairBatch], Written]:
+    def write(self, order: ResponseRequest) -> tuple[list[PairBatch], Written]:
         """The order's batches with their new responses.
 
         Raises:
@@ -101,7 +101,7 @@ class ResponseWriter:
             canary_difference=self._canary_difference,
         )
 
-    def answer(self, version: VersionRef, prompts: Sequence[Prompt]) -> list[Rollout]:
+    def answer(self, version: PolicyVersion, prompts: Sequence[Prompt]) -> list[Rollout]:
         """Answers of a version to held-out problems.
 
         Raises:
@@ -115,7 +115,7 @@ class ResponseWriter:
             made += self._engine.generate(batch, self._settings.watched, seed=self._settings.seed)
         return made
 
-    def _become(self, ref: VersionRef) -> None:
+    def _become(self, ref: PolicyVersion) -> None:
         """Load a version and let the canary sing, or raise; until both are done this writer holds no version."""
         self._version = None
 
@@ -193,7 +193,7 @@ class LocalResponses:
     def __init__(self, writer: ResponseWriter) -> None:
         self._writer = writer
 
-    def order(self, order: ResponseOrder) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+    def order(self, order: ResponseRequest) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
         """See `ResponseSource`."""
         done = Lazy(lambda: self._writer.write(order))
         batches = [Lazy(lambda i=i: done.result()[0][i]) for i in range(len(order.batches))]  # type: ignore[misc]

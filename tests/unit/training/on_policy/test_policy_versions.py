@@ -19,7 +19,7 @@ from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.student import Student
 from vcrd_ray.training.on_policy.policy_versions import read_version
 from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.requests import ResponseOrder, VersionRef
+from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest
 from vcrd_ray.training.on_policy.writer import ResponseWriter, WriterSettings
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, RolloutPair
 
@@ -50,7 +50,7 @@ class Trainer:
         self.backend.backward(self.backend.forward(batch, logits=True).log_softmax(-1)[:, 7].mean().neg())
         self.backend.step()
 
-    def publish(self, number: int, *, learnt: bool = True) -> VersionRef:
+    def publish(self, number: int, *, learnt: bool = True) -> PolicyVersion:
         self.publisher.note(learnt=learnt)
         return self.publisher.publish(number)
 
@@ -59,9 +59,9 @@ def engine() -> HFEngine:
     return HFEngine(STUDENT, dtype="float32", device=CPU)
 
 
-def order_of(version: VersionRef, pairs: list[RolloutPair]) -> ResponseOrder:
+def order_of(version: PolicyVersion, pairs: list[RolloutPair]) -> ResponseRequest:
     batch = PairBatch(update=9, micro=0, pairs=tuple(pairs[:3]))
-    return ResponseOrder(version=version, batches=(batch,), renewed=((True, False, True),))
+    return ResponseRequest(version=version, batches=(batch,), renewed=((True, False, True),))
 
 
 @pytest.mark.parametrize(("lora", "merged"), [(True, False), (True, True), (False, False)])
@@ -100,7 +100,7 @@ def test_responses_depend_on_seed_version_update_and_pair_alone(tmp_path: Path, 
     again = ResponseWriter(engine(), SETTINGS).write(order_of(version, pairs))[1].rollouts
     assert [r.ids.tolist() for r in together] == [r.ids.tolist() for r in again]
     batch = PairBatch(update=10, micro=0, pairs=tuple(pairs[:3]))
-    other = ResponseOrder(version=version, batches=(batch,), renewed=((True, False, True),))
+    other = ResponseRequest(version=version, batches=(batch,), renewed=((True, False, True),))
     later = ResponseWriter(engine(), SETTINGS).write(other)[1].rollouts
     assert any(a.ids.tolist() != b.ids.tolist() for a, b in zip(together, later, strict=True))
 
@@ -224,7 +224,7 @@ def test_another_runs_version_under_the_same_number_is_refused(tmp_path: Path, p
 
 
 def test_a_version_that_is_not_there_says_where_it_should_be(tmp_path: Path, pairs: list[RolloutPair]) -> None:
-    missing = VersionRef(number=3, directory=tmp_path / "student_versions" / "000003", digest="0" * 16)
+    missing = PolicyVersion(number=3, directory=tmp_path / "student_versions" / "000003", digest="0" * 16)
     with pytest.raises(SyncError, match=r"000003: no version of the student there; is the run directory on storage"):
         ResponseWriter(engine(), SETTINGS).write(order_of(missing, pairs))
 

@@ -22,8 +22,8 @@ from vcrd_ray.models.student import Student
 from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
 from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.response_log import KeptResponses
-from vcrd_ray.training.on_policy.rollouts import Refresher
+from vcrd_ray.training.on_policy.response_log import ResponseLog
+from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
 from vcrd_ray.training.on_policy.writer import LocalResponses, ResponseWriter, WriterSettings
 from vcrd_ray.training.signals import LocalSignals
 from vcrd_ray.types import RolloutPair, UpdateReport
@@ -74,7 +74,7 @@ class Run:
         self.batches = Batches(pairs, section, seed=0, rank=0, world_size=1)
         self.folder = folder
         self.publisher = Publisher(backend=self.backend, run_dir=folder, pairs=pairs, merged=False)
-        self.refresher = Refresher(
+        self.on_policy = OnPolicyRollouts(
             self.config.rollouts.refresh,
             self.batches,
             source=LocalResponses(
@@ -84,7 +84,7 @@ class Run:
                 )
             ),
             publisher=self.publisher,
-            responses=KeptResponses(folder, decode=student.tokenizer.decode),
+            responses=ResponseLog(folder, decode=student.tokenizer.decode),
         )
         self.reports: list[UpdateReport] = []
         self.distiller = Distiller(
@@ -97,7 +97,7 @@ class Run:
             section=section,
             vocab_size=len(student.tokenizer),
             judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=None),
-            refresher=self.refresher if self.config.rollouts.refresh.on else None,
+            on_policy=self.on_policy if self.config.rollouts.refresh.on else None,
         )
 
     def updates(self, first: int = 0, stop: int = NUM_UPDATES) -> Run:
@@ -124,7 +124,7 @@ def test_each_update_learns_from_the_version_that_the_rule_names(
     tmp_path: Path, pairs: list[RolloutPair], teacher: HFEngine
 ) -> None:
     run = Run(tmp_path, pairs, teacher, {"every": 2, "ahead": 1}).updates()
-    rule = run.refresher.admission
+    rule = run.on_policy.staleness
     staleness = [report.metrics["rollouts/staleness"] for report in run.reports]
     assert staleness == [update - rule.version(update) for update in range(NUM_UPDATES)]
     assert {(update, version) for update, version, _, _ in run.kept()} == {
@@ -167,7 +167,7 @@ def test_stopped_and_gone_on_with_equals_never_stopped(
     state = tmp_path / "state"
     state.mkdir()
     first.backend.save(state)
-    first.publisher.prune(first.refresher.kept(5, [5]))
+    first.publisher.prune(first.on_policy.kept(5, [5]))
     # What was written for updates that are done again, by a run that was killed later, is forgotten.
     first.updates(first=5, stop=6)
     second = Run(tmp_path / "parts", pairs, teacher, refresh)
@@ -181,7 +181,7 @@ def test_a_version_that_is_gone_stops_the_run_that_needs_it(
     tmp_path: Path, pairs: list[RolloutPair], teacher: HFEngine
 ) -> None:
     run = Run(tmp_path, pairs, teacher, {"every": 2, "ahead": 2}).updates(stop=5)
-    run.publisher.prune(run.refresher.kept(NUM_UPDATES, []))
+    run.publisher.prune(run.on_policy.kept(NUM_UPDATES, []))
     with pytest.raises(SyncError, match="no version of the student there"):
         run.updates(first=5)
 
@@ -192,7 +192,7 @@ def test_what_is_not_written_anew_is_the_last_that_was(
     run = Run(tmp_path, pairs, teacher, {"every": 1, "ahead": 0, "share": 0.5})
     learnt: list[tuple[int, RolloutPair]] = []
     original = run.backend.forward
-    asked = run.refresher.take
+    asked = run.on_policy.take
 
     def take(update: int, micro: int) -> Any:
         batch = asked(update, micro)
@@ -200,7 +200,7 @@ def test_what_is_not_written_anew_is_the_last_that_was(
             learnt.extend((update, pair) for m in (0, 1) for pair in asked(update, m).result().pairs)
         return batch
 
-    run.refresher.take = take  # type: ignore[method-assign]
+    run.on_policy.take = take  # type: ignore[method-assign]
     run.updates()
     assert run.backend.forward == original
     offline = {pair.id: pair.student_ids.tolist() for pair in pairs}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from vcrd_ray.config import RefreshSection
 from vcrd_ray.method.schedule import Action, plan
 from vcrd_ray.training.data_order import DataOrder
-from vcrd_ray.training.on_policy.staleness import Admission
+from vcrd_ray.training.on_policy.staleness import StalenessRule
 
-RULES = st.builds(Admission, every=st.integers(1, 7), ahead=st.integers(0, 9))
+RULES = st.builds(StalenessRule, every=st.integers(1, 7), ahead=st.integers(0, 9))
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ RULES = st.builds(Admission, every=st.integers(1, 7), ahead=st.integers(0, 9))
     [(1, 0, [0, 1, 2, 3, 4, 5]), (1, 2, [0, 0, 0, 1, 2, 3]), (2, 1, [0, 0, 0, 2, 2, 4]), (3, 0, [0, 0, 0, 3, 3, 3])],
 )
 def test_the_table_of_small_rules(every: int, ahead: int, versions: list[int]) -> None:
-    rule = Admission(every=every, ahead=ahead)
+    rule = StalenessRule(every=every, ahead=ahead)
     assert [rule.version(update) for update in range(6)] == versions
 
 
 @given(rule=RULES, update=st.integers(0, 200))
-def test_no_response_is_older_than_the_bound_or_younger_than_its_lead(rule: Admission, update: int) -> None:
+def test_no_response_is_older_than_the_bound_or_younger_than_its_lead(rule: StalenessRule, update: int) -> None:
     staleness = update - rule.version(update)
     assert staleness <= rule.every + rule.ahead - 1
     assert staleness >= min(update, rule.ahead)
@@ -32,7 +32,7 @@ def test_no_response_is_older_than_the_bound_or_younger_than_its_lead(rule: Admi
 
 @given(rule=RULES, num_updates=st.integers(1, 60), every=st.integers(1, 20))
 def test_what_an_update_needs_is_published_before_it_and_still_there(
-    rule: Admission, num_updates: int, every: int
+    rule: StalenessRule, num_updates: int, every: int
 ) -> None:
     there: set[int] = set()
     checkpoints: list[int] = []
@@ -54,7 +54,7 @@ def test_what_an_update_needs_is_published_before_it_and_still_there(
 
 
 @given(rule=RULES)
-def test_only_versions_that_somebody_learns_from_are_published(rule: Admission) -> None:
+def test_only_versions_that_somebody_learns_from_are_published(rule: StalenessRule) -> None:
     num_updates = 40
     published = {done for done in range(1, num_updates + 1) if rule.is_published(done, num_updates=num_updates)}
     assert published == {rule.version(update) for update in range(num_updates)} - {0}
@@ -62,7 +62,7 @@ def test_only_versions_that_somebody_learns_from_are_published(rule: Admission) 
 
 @given(rule=RULES, num_micro=st.integers(1, 3), prefetch=st.integers(1, 9), overlap=st.booleans())
 def test_the_schedule_asks_nothing_of_an_update_whose_version_is_not_out(
-    rule: Admission, num_micro: int, prefetch: int, overlap: bool
+    rule: StalenessRule, num_micro: int, prefetch: int, overlap: bool
 ) -> None:
     done = 2
     operations = list(
@@ -88,7 +88,7 @@ def test_the_schedule_asks_nothing_of_an_update_whose_version_is_not_out(
 
 
 def test_an_epoch_is_as_many_updates_as_fit_in_the_pairs() -> None:
-    assert Admission.of(RefreshSection(every="epoch"), epoch_updates=9) == Admission(every=9, ahead=1)
+    assert StalenessRule.of(RefreshSection(every="epoch"), epoch_updates=9) == StalenessRule(every=9, ahead=1)
 
 
 @given(
