@@ -16,7 +16,7 @@ from jobs.common import check_models, check_prompts, follow_training, print_dry_
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.runs.directory import RunDirectory
-from vcrd_ray.runs.storage import Store, here, is_remote
+from vcrd_ray.runs.storage import Store, is_remote, local_path
 from vcrd_ray.runs.tracking import check_trackers
 
 SECTIONS = ("run", "cluster", "world", "student", "teacher", "judge", "prompt", "rollouts", "distill")
@@ -32,7 +32,7 @@ def rollouts_location(config: Config) -> str:
 
 def rollouts_directory(config: Config) -> Path:
     """The rollouts of this run on this machine."""
-    return here(rollouts_location(config))
+    return local_path(rollouts_location(config))
 
 
 def check(config: Config, *, fetch: bool = True) -> None:

@@ -40,7 +40,7 @@ from vcrd_ray.models.student import Student
 from vcrd_ray.runs import checkpoints
 from vcrd_ray.runs.files import write_json
 from vcrd_ray.runs.logs import log_as
-from vcrd_ray.runs.storage import here
+from vcrd_ray.runs.storage import local_path
 from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.data_order import DataOrder
 from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
@@ -138,7 +138,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
         "tokenizer": tokenizer_fingerprint(student.tokenizer),
     }
     pairs, rejects = read_pairs(
-        here(job.rollouts),
+        local_path(job.rollouts),
         teacher=fingerprints["teacher"],
         tokenizer=fingerprints["tokenizer"],
         vocab_size=vocab_size,

@@ -164,7 +164,7 @@ def _updates(options: argparse.Namespace, rollouts: Path) -> list[list[RolloutPa
         ranks=1,
         seed=config.run.seed,
     )
-    return [[pairs[i] for i in order.update(update)] for update in range(options.updates)]
+    return [[pairs[i] for i in order.order_of(update)] for update in range(options.updates)]
 
 
 def _child(options: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ _HOPELESS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNAT
 """What object storage says that no second try changes."""
 
 
-def here(path: str) -> Path:
+def local_path(path: str) -> Path:
     """A directory of this machine for a directory or a folder in storage."""
     return local_copy(path) if is_remote(path) else Path(path)
 

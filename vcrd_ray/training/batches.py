@@ -48,9 +48,9 @@ class Batches:
         indices = self.order.micro_batch(update, micro, self.rank)
         return PairBatch(update=update, micro=micro, pairs=self._with_sides(update, indices, threshold))
 
-    def update(self, update: int, threshold: float | None) -> tuple[RolloutPair, ...]:
+    def pairs_of(self, update: int, threshold: float | None) -> tuple[RolloutPair, ...]:
         """All pairs of an update, over all ranks."""
-        return self._with_sides(update, self.order.update(update), threshold)
+        return self._with_sides(update, self.order.order_of(update), threshold)
 
     def validation(self, size: int) -> Iterable[PairBatch]:
         """The teacher's responses of the pairs that are not trained on."""

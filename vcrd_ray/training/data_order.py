@@ -28,7 +28,7 @@ class DataOrder:
         """Length of a run: as asked, else whole updates that fit in the epochs, at least one."""
         return num_updates or max(1, math.floor(epochs * self._num_examples / self._batch_size))
 
-    def update(self, update: int) -> list[int]:
+    def order_of(self, update: int) -> list[int]:
         """Indices of all examples of one update, over all ranks."""
         first = update * self._batch_size
         return [self._at(i) for i in range(first, first + self._batch_size)]
@@ -36,7 +36,7 @@ class DataOrder:
     def micro_batch(self, update: int, micro: int, rank: int) -> list[int]:
         """Indices of one micro-batch of one rank."""
         start = (micro * self._ranks + rank) * self._micro_batch_size
-        return self.update(update)[start : start + self._micro_batch_size]
+        return self.order_of(update)[start : start + self._micro_batch_size]
 
     def uses_before(self, update: int, example: int) -> Iterator[tuple[int, int]]:
         """(update, rank) of each earlier use of an example, the last first."""

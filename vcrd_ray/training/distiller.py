@@ -304,7 +304,7 @@ class Distiller:
         """Response tokens of an update on teacher and on student prefixes, over all ranks."""
         if self._counted[0] != update:
             if self._on_policy is None:
-                counts = _response_tokens(self._batches.update(update, self._threshold))
+                counts = _response_tokens(self._batches.pairs_of(update, self._threshold))
             else:
                 # Other ranks' new responses are known to them alone.
                 own = [self._on_policy.take(update, micro).result() for micro in range(self._num_micro)]

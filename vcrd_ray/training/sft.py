@@ -40,7 +40,7 @@ class FineTuner:
         """Carry out updates [first_update, stop)."""
         for update in range(first_update, stop):
             started = time.perf_counter()
-            num_tokens = sum(len(self._examples[i].response_ids) for i in self.order.update(update))
+            num_tokens = sum(len(self._examples[i].response_ids) for i in self.order.order_of(update))
             loss = torch.zeros((), device=self._backend.student.device)
             for micro in range(self.order.num_micro_batches):
                 share = self._loss(self.order.micro_batch(update, micro, self._backend.rank), num_tokens)

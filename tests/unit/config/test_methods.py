@@ -150,7 +150,7 @@ def test_mixing_trains_on_one_response_a_pair_and_holds_the_last_pairs_out(
     run = Run(pairs, teacher, None, objective=objective("distillm")).updates()  # type: ignore[arg-type]
     held_out = {p.id for p in pairs[-MIXED["validation_pairs"] :]}
     threshold = run.distiller.state.mixing.threshold  # type: ignore[union-attr]
-    seen = [p for u in range(NUM_UPDATES) for p in run.batches.update(u, threshold)]
+    seen = [p for u in range(NUM_UPDATES) for p in run.batches.pairs_of(u, threshold)]
     assert not held_out & {p.id for p in seen}
     assert all((len(p.teacher_ids) == 0) != (len(p.student_ids) == 0) for p in seen)
     assert {len(p.teacher_ids) == 0 for p in seen} == {True, False}

@@ -134,7 +134,7 @@ def test_each_update_learns_from_the_version_that_the_rule_names(
         assert report.metrics["rollouts/renewed"] == 1 and report.metrics["rollouts/canary_difference"] < 1e-3
     # Each pair of an update has its response on disk, once.
     of_update = sorted(pair for update, _, pair, _ in run.kept() if update == 5)
-    assert of_update == sorted(pair.id for pair in run.batches.update(5, None))
+    assert of_update == sorted(pair.id for pair in run.batches.pairs_of(5, None))
 
 
 def test_new_responses_change_what_is_learnt(tmp_path: Path, pairs: list[RolloutPair], teacher: HFEngine) -> None:
@@ -235,7 +235,7 @@ def test_one_response_a_pair_is_written_only_where_it_is_the_students(
     run.updates()
     assert not run.batches.held_out
     for update in range(1, NUM_UPDATES):
-        of_student = {pair.id for pair in run.batches.update(update, 0.5) if len(pair.student_ids)}
+        of_student = {pair.id for pair in run.batches.pairs_of(update, 0.5) if len(pair.student_ids)}
         assert {pair for u, _, pair, _ in run.kept() if u == update} == of_student
     assert 0 < len(run.kept()) < 8 * (NUM_UPDATES - 1)
 

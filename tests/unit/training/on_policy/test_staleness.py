@@ -103,7 +103,7 @@ def test_earlier_uses_of_an_example_are_those_of_the_order(
 ) -> None:
     size = micro * num_micro * ranks
     order = DataOrder(num_examples=num_examples, batch_size=size, micro_batch_size=micro, ranks=ranks, seed=3)
-    example = order.update(update)[0]
+    example = order.order_of(update)[0]
     found = list(order.uses_before(update, example))
     wanted = [
         (earlier, rank)
