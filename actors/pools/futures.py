@@ -9,7 +9,7 @@ from actors.pools.pool import Pool
 from actors.pools.requests import Request
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.training.on_policy.requests import Answers, PolicyVersion, ResponseRequest, Written
-from vcrd_ray.training.signals import Pending, Ready
+from vcrd_ray.training.signals import Future, done
 from vcrd_ray.training.telemetry import JudgeTraffic
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
 
@@ -22,7 +22,7 @@ class _RemoteScores:
         client: PoolClient,
         request: Request,
         *,
-        batch: Pending[PairBatch],
+        batch: Future[PairBatch],
         side: Side,
         timeout_s: float,
         max_set_aside: int,
@@ -35,7 +35,7 @@ class _RemoteScores:
         self._timeout_s = timeout_s
 
     def result(self) -> JudgeScores:
-        """See `Pending`."""
+        """See `Future`."""
         answer = self._client.result(self._request, timeout_s=self._timeout_s)
         if self._request.quarantined:
             if self._client.num_set_aside > self._max_set_aside:
@@ -57,7 +57,7 @@ class _RemoteTeacher:
         self._timeout_s = timeout_s
 
     def result(self) -> TeacherSignals:
-        """See `Pending`."""
+        """See `Future`."""
         client, request = self.proposals.client, self.proposals.request
         return cast(TeacherSignals, client.result(request, timeout_s=self._timeout_s)[0])
 
@@ -70,7 +70,7 @@ class _RemotePart:
         self._timeout_s = timeout_s
 
     def result(self) -> Any:
-        """See `Pending`."""
+        """See `Future`."""
         return self.part.client.result(self.part.request, timeout_s=self._timeout_s)[self.part.index]
 
 
@@ -95,7 +95,7 @@ class _RemoteAnswers:
         return self._client.is_done(self._request)
 
     def result(self) -> list[Rollout]:
-        """See `Pending`."""
+        """See `Future`."""
         return cast(list[Rollout], self._client.result(self._request, timeout_s=self._timeout_s))
 
 
@@ -106,7 +106,7 @@ class RemoteResponses:
         self._client = pool.client(cure="look at its log, add rollouts.refresh.replicas")
         self._timeout_s = timeout_s
 
-    def order(self, order: ResponseRequest) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+    def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
         """See `ResponseSource`."""
         first, count = order.batches[0], len(order.batches)
         name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
@@ -148,7 +148,7 @@ class RemoteSignals:
         """What happened to judge requests since the last call."""
         return JudgeTraffic() if self._judge is None else self._judge.take_traffic()
 
-    def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
+    def request_teacher(self, batch: Future[PairBatch]) -> Future[TeacherSignals]:
         """See `SignalSource`."""
         assert self._teacher is not None
         args = (_argument(batch), self._request)
@@ -156,20 +156,20 @@ class RemoteSignals:
         return _RemoteTeacher(self._teacher, self._teacher.submit(request), self._timeout_s)
 
     def request_student_prefix_scores(
-        self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
-    ) -> Pending[JudgeScores]:
+        self, batch: Future[PairBatch], teacher: Future[TeacherSignals]
+    ) -> Future[JudgeScores]:
         """See `SignalSource`. The proposals go from the teacher's node to the judge's, not through here."""
         assert isinstance(teacher, _RemoteTeacher)
         return self._score(batch, "student", teacher.proposals)
 
-    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
+    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Future[JudgeScores]:
         """See `SignalSource`."""
-        return self._score(Ready(batch), "teacher", proposals)
+        return self._score(done(batch), "teacher", proposals)
 
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
         """See `SignalSource`."""
         assert self._judge is not None
-        request = self._ask("self_check", Ready(batch), side, proposals)
+        request = self._ask("self_check", done(batch), side, proposals)
         difference = self._judge.result(request, timeout_s=self._timeout_s)
         if request.quarantined:
             raise JudgeError(
@@ -177,7 +177,7 @@ class RemoteSignals:
             )
         return float(difference)
 
-    def _score(self, batch: Pending[PairBatch], side: Side, proposals: Any) -> Pending[JudgeScores]:
+    def _score(self, batch: Future[PairBatch], side: Side, proposals: Any) -> Future[JudgeScores]:
         assert self._judge is not None
         request = self._ask("score", batch, side, proposals)
         return _RemoteScores(
@@ -189,16 +189,16 @@ class RemoteSignals:
             max_set_aside=self._max_set_aside,
         )
 
-    def _ask(self, method: str, batch: Pending[PairBatch], side: Side, proposals: Any) -> Request:
+    def _ask(self, method: str, batch: Future[PairBatch], side: Side, proposals: Any) -> Request:
         assert self._judge is not None
         args = (_argument(batch), side, proposals)
         return self._judge.submit(Request(id=self._name(batch, f"{side} {method}"), method=method, args=args))
 
-    def _name(self, batch: Pending[PairBatch], question: str) -> str:
+    def _name(self, batch: Future[PairBatch], question: str) -> str:
         asked = batch.asked if isinstance(batch, RemoteBatch) else batch.result()
         return f"update {asked.update} micro {asked.micro} rank {self._rank} {question}"
 
 
-def _argument(batch: Pending[PairBatch]) -> Any:
+def _argument(batch: Future[PairBatch]) -> Any:
     """What another actor is sent: a batch that is still being written goes to it from its writer, not through here."""
     return batch.part if isinstance(batch, RemoteBatch) else batch.result()

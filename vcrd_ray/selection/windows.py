@@ -148,7 +148,14 @@ class TokenScorer:
             )
         nothing = np.zeros(0, dtype=np.int32)
         reads = np.arange(document.first - 1, len(document.ids) - 1, dtype=np.int32)
-        return Tree(trunk=document.ids, branch_ids=nothing, branch=nothing, num_seen=nothing, own=reads, other=reads)
+        return Tree(
+            trunk=document.ids,
+            branch_ids=nothing,
+            branch=nothing,
+            num_seen=nothing,
+            trunk_index=reads,
+            branch_index=reads,
+        )
 
     def _pack(self, trees: Sequence[Tree], per_row: Sequence[int], kind: AttentionKind) -> PackedTrees:
         rows = [range(start, stop) for start, stop in pairwise([0, *accumulate(per_row)])]

@@ -1,7 +1,7 @@
 """The update loop: carries out the plan of schedule.py on one rank. Knows the method's parts, but no Ray and no files.
 
-Per micro-batch: the teacher's distribution and the student's states give each token its divergence and the gradient of its state;
-the judge scores both proposals; the weights scale them in the backward pass.
+Per micro-batch: the teacher's distribution and the student's states give each token its divergence and the gradient of
+its state; the judge scores both proposals; the weights scale them in the backward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import pad_id, special_ids
 from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
-from vcrd_ray.training.signals import Pending, Ready, SignalSource
+from vcrd_ray.training.signals import Future, SignalSource, done
 from vcrd_ray.training.telemetry import JudgeTraffic, Telemetry, pick_decisions
 from vcrd_ray.training.token_divergences import TokenDivergences
 from vcrd_ray.types import (
@@ -66,9 +66,9 @@ class JudgeBounds:
 class _Asked:
     """A micro-batch whose teacher signals have been asked for."""
 
-    batch: Pending[PairBatch]
-    teacher: Pending[TeacherSignals] | None
-    student_prefix_scores: Pending[JudgeScores] | None
+    batch: Future[PairBatch]
+    teacher: Future[TeacherSignals] | None
+    student_prefix_scores: Future[JudgeScores] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class _Forwarded:
     batch: PairBatch
     fused: dict[Side, FusedTokens]
     """In token order; a side that takes no part is missing."""
-    teacher_prefix_scores: Pending[JudgeScores] | None
+    teacher_prefix_scores: Future[JudgeScores] | None
 
 
 class Distiller:
@@ -206,7 +206,7 @@ class Distiller:
 
     def _ask(self, op: Op) -> _Asked:
         offline = self._batches.micro_batch(op.update, op.micro, self._threshold)
-        batch = Ready(offline) if self._on_policy is None else self._on_policy.take(op.update, op.micro)
+        batch = done(offline) if self._on_policy is None else self._on_policy.take(op.update, op.micro)
         teacher = self._signals.request_teacher(batch) if self._objective.needs_teacher else None
         scores = None
         if self._judged and offline.layout.takes_part("student"):
@@ -380,7 +380,7 @@ class Distiller:
         total, count = 0.0, 0
         self._student.eval()
         for batch in self._batches.validation(self._section.micro_batch_size):
-            signals = self._signals.request_teacher(Ready(batch)).result()
+            signals = self._signals.request_teacher(done(batch)).result()
             hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
             fused = self._losses.of_side("teacher", batch, hidden, signals, self.state, plain=True)
             total, count = total + float(fused.divergence.sum()), count + batch.layout.num_tokens

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
@@ -13,11 +14,12 @@ from vcrd_ray.judges import Judge
 from vcrd_ray.judges.requests import judge_request
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Pending(Protocol[T_co]):
-    """An answer that may not be there yet."""
+class Future(Protocol[T_co]):
+    """An answer that may not be there yet, as `concurrent.futures.Future` gives it."""
 
     def result(self) -> T_co:
         """Wait for it. Every call gives the same answer."""
@@ -27,20 +29,20 @@ class Pending(Protocol[T_co]):
 class SignalSource(Protocol):
     """Teacher and judge as the update loop sees them."""
 
-    def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
+    def request_teacher(self, batch: Future[PairBatch]) -> Future[TeacherSignals]:
         """Ask for the teacher's signals on a micro-batch, as soon as its responses are there."""
         ...
 
     def request_student_prefix_scores(
-        self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
-    ) -> Pending[JudgeScores]:
+        self, batch: Future[PairBatch], teacher: Future[TeacherSignals]
+    ) -> Future[JudgeScores]:
         """Ask for the scores of both proposals on student prefixes, as soon as the teacher's proposals are there.
 
         Depends on no student weights, so it may be asked any number of updates ahead.
         """
         ...
 
-    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
+    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Future[JudgeScores]:
         """Ask for the scores of both proposals on teacher prefixes, given the student's proposals. [N_teacher]"""
         ...
 
@@ -49,18 +51,14 @@ class SignalSource(Protocol):
         ...
 
 
-class Ready(Pending[T_co]):
+def done(answer: T) -> Future[T]:
     """An answer that is there."""
-
-    def __init__(self, answer: T_co) -> None:
-        self._answer = answer
-
-    def result(self) -> T_co:
-        """See `Pending`."""
-        return self._answer
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future.set_result(answer)
+    return future
 
 
-class Lazy(Pending[T_co]):
+class Deferred(Future[T_co]):
     """Computes on first need and keeps the answer."""
 
     def __init__(self, compute: Callable[[], T_co]) -> None:
@@ -68,7 +66,7 @@ class Lazy(Pending[T_co]):
         self._answer: list[T_co] = []
 
     def result(self) -> T_co:
-        """See `Pending`."""
+        """See `Future`."""
         if not self._answer:
             self._answer.append(self._compute())
         return self._answer[0]
@@ -91,21 +89,21 @@ class LocalSignals:
         self._judge = judge
         self._request = request
 
-    def request_teacher(self, batch: Pending[PairBatch]) -> Pending[TeacherSignals]:
+    def request_teacher(self, batch: Future[PairBatch]) -> Future[TeacherSignals]:
         """See `SignalSource`."""
         teacher = self._teacher
         assert teacher is not None
-        return Lazy(lambda: teacher.annotate(batch.result(), self._request))
+        return Deferred(lambda: teacher.annotate(batch.result(), self._request))
 
     def request_student_prefix_scores(
-        self, batch: Pending[PairBatch], teacher: Pending[TeacherSignals]
-    ) -> Pending[JudgeScores]:
+        self, batch: Future[PairBatch], teacher: Future[TeacherSignals]
+    ) -> Future[JudgeScores]:
         """See `SignalSource`."""
-        return Lazy(lambda: self._score(batch.result(), "student", teacher.result().student_prefix_proposals))
+        return Deferred(lambda: self._score(batch.result(), "student", teacher.result().student_prefix_proposals))
 
-    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Pending[JudgeScores]:
+    def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Future[JudgeScores]:
         """See `SignalSource`."""
-        return Lazy(lambda: self._score(batch, "teacher", proposals))
+        return Deferred(lambda: self._score(batch, "teacher", proposals))
 
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
         """See `SignalSource`."""

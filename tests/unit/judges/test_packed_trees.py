@@ -32,8 +32,8 @@ def tree(trunk: np.ndarray, branches: list[tuple[int, list[int]]], own: list[int
         branch_ids=ints(*(i for _, ids in branches for i in ids)),
         branch=ints(*(b for b, (_, ids) in enumerate(branches) for _ in ids)),
         num_seen=ints(*(seen for seen, ids in branches for _ in ids)),
-        own=ints(*own),
-        other=ints(*other),
+        trunk_index=ints(*own),
+        branch_index=ints(*other),
     )
 
 

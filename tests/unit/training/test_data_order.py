@@ -19,7 +19,7 @@ def test_every_example_is_used_once_before_any_is_used_twice(n: int, batch: int,
 
 
 def test_ranks_and_micro_batches_cut_the_same_update() -> None:
-    whole = order().update(3)
+    whole = order().order_of(3)
     assert [i for m in range(2) for i in order().micro_batch(3, m, 0)] == whole
     two = order(ranks=2)
     assert [i for r in range(2) for i in two.micro_batch(3, 0, r)] == whole
@@ -33,8 +33,8 @@ def test_an_update_can_be_asked_for_in_any_order() -> None:
 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:
-    assert order(n=8, batch=8, micro=8).update(0) != order(n=8, batch=8, micro=8).update(1)
-    assert order(seed=0).update(0) != order(seed=1).update(0)
+    assert order(n=8, batch=8, micro=8).order_of(0) != order(n=8, batch=8, micro=8).order_of(1)
+    assert order(seed=0).order_of(0) != order(seed=1).order_of(0)
 
 
 def test_length_of_a_run() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vcrd_ray.training.signals import Pending
+from vcrd_ray.training.signals import Future
 from vcrd_ray.types import PairBatch, Prompt, Rollout
 
 
@@ -46,7 +46,7 @@ class Written:
     """Largest difference of a canary token's log-probability to the trainer's, nats."""
 
 
-class Answers(Pending[list[Rollout]], Protocol):
+class Answers(Future[list[Rollout]], Protocol):
     """Answers that may be asked after without waiting."""
 
     def ready(self) -> bool:
@@ -65,6 +65,6 @@ class AnswerSource(Protocol):
 class ResponseSource(Protocol):
     """The student as it was some updates ago, as the update loop sees it."""
 
-    def order(self, order: ResponseRequest) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+    def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
         """Ask for responses; does not wait. One answer a batch."""
         ...

@@ -15,7 +15,7 @@ from vcrd_ray.training.on_policy.publisher import Publisher
 from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, ResponseSource, Written
 from vcrd_ray.training.on_policy.response_log import ResponseLog
 from vcrd_ray.training.on_policy.staleness import StalenessRule
-from vcrd_ray.training.signals import Pending, Ready
+from vcrd_ray.training.signals import Future, done
 from vcrd_ray.types import PairBatch, RolloutPair
 
 
@@ -23,8 +23,8 @@ from vcrd_ray.types import PairBatch, RolloutPair
 class _Requested:
     """An update whose responses have been ordered."""
 
-    batches: tuple[Pending[PairBatch], ...]
-    written: Pending[Written] | None
+    batches: tuple[Future[PairBatch], ...]
+    written: Future[Written] | None
     """None: nothing of it is written anew."""
 
 
@@ -63,7 +63,7 @@ class OnPolicyRollouts:
             if update not in self._requested:
                 self._requested[update] = self._order(update, threshold)
 
-    def take(self, update: int, micro: int) -> Pending[PairBatch]:
+    def take(self, update: int, micro: int) -> Future[PairBatch]:
         """A micro-batch with its responses, once they are written."""
         return self._requested[update].batches[micro]
 
@@ -92,7 +92,7 @@ class OnPolicyRollouts:
         renewed = [self._renewed(batch, version) for batch in batches]
         batches = [self._with_earlier(batch, new, version) for batch, new in zip(batches, renewed, strict=True)]
         if not any(map(any, renewed)):
-            return _Requested(batches=tuple(Ready(batch) for batch in batches), written=None)
+            return _Requested(batches=tuple(done(batch) for batch in batches), written=None)
         order = ResponseRequest(version=self._versions[version], batches=tuple(batches), renewed=tuple(renewed))
         answers, written = self._source.order(order)
         return _Requested(batches=tuple(answers), written=written)

@@ -19,7 +19,7 @@ from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.errors import SyncError
 from vcrd_ray.training.on_policy.policy_versions import check_arrived, check_canary, read_version
 from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, Written
-from vcrd_ray.training.signals import Lazy, Pending
+from vcrd_ray.training.signals import Deferred, Future
 from vcrd_ray.types import PairBatch, Prompt, Rollout, RolloutPair
 
 _CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
@@ -193,8 +193,8 @@ class LocalResponses:
     def __init__(self, writer: ResponseWriter) -> None:
         self._writer = writer
 
-    def order(self, order: ResponseRequest) -> tuple[list[Pending[PairBatch]], Pending[Written]]:
+    def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
         """See `ResponseSource`."""
-        done = Lazy(lambda: self._writer.write(order))
-        batches = [Lazy(lambda i=i: done.result()[0][i]) for i in range(len(order.batches))]  # type: ignore[misc]
-        return list(batches), Lazy(lambda: done.result()[1])
+        work = Deferred(lambda: self._writer.write(order))
+        batches = [Deferred(lambda i=i: work.result()[0][i]) for i in range(len(order.batches))]  # type: ignore[misc]
+        return list(batches), Deferred(lambda: work.result()[1])
