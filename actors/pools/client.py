@@ -78,7 +78,7 @@ class PoolClient:
         # A restarted rank asks the same again: its sendings must not be taken for those of its former life.
         self._client = uuid.uuid4().hex
         self._traffic = JudgeTraffic()
-        self.num_set_aside = 0
+        self.num_quarantined = 0
         self._why_gone: ReplicaGoneError | None = None
 
     @property
@@ -196,7 +196,7 @@ class PoolClient:
             if self._max_crashes is not None and request.crashes >= self._max_crashes:
                 logger.warning("request %s is set aside: %d replicas died of it", request.id, request.crashes)
                 request.finish(quarantined=True)
-                self.num_set_aside += 1
+                self.num_quarantined += 1
             else:
                 orphans.append(request)
         replica.sent.clear()

@@ -38,9 +38,9 @@ class _RemoteScores:
         """See `Future`."""
         answer = self._client.result(self._request, timeout_s=self._timeout_s)
         if self._request.quarantined:
-            if self._client.num_set_aside > self._max_set_aside:
+            if self._client.num_quarantined > self._max_set_aside:
                 raise JudgeError(
-                    f"judge processes died of {self._client.num_set_aside} requests, more than judge.max_set_aside"
+                    f"judge processes died of {self._client.num_quarantined} requests, more than judge.max_set_aside"
                     f" {self._max_set_aside}, the last {self._request.id}: look at the judge's log; lower"
                     " judge.max_batch_tokens if it ran out of memory"
                 )

@@ -47,7 +47,7 @@ class OracleJudge:
         """
         start = time.perf_counter()
         trunk_valid: list[bool] = []
-        candidate_valid: list[bool] = []
+        branch_valid: list[bool] = []
         num_branches = 0
         for s, question in enumerate(request.questions):
             problem = _problem(s, question)
@@ -59,10 +59,10 @@ class OracleJudge:
                 alternative[t] = branch_validity(problem, ids, int(t), int(proposal[t]), self._tokenizer)
                 num_branches += 1
             trunk_valid += trunk
-            candidate_valid += alternative
+            branch_valid += alternative
         return JudgeScores(
             trunk_logit=self._logits(trunk_valid),
-            branch_logit=self._logits(candidate_valid),
+            branch_logit=self._logits(branch_valid),
             num_tokens=len(trunk_valid) + num_branches,
             seconds=time.perf_counter() - start,
         )

@@ -34,12 +34,12 @@ _UNREADABLE = "\ufffd"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Where a walk stands. Invariant: every proposal starts with `line`."""
+    """Where a walk stands. Invariant: every candidate starts with `line`."""
 
     progress: Progress
     line: str
     """The current line so far."""
-    proposals: tuple[str, ...]
+    candidates: tuple[str, ...]
     """Complete lines, break or END included, that `line` may become; none: the rest is invalid."""
 
     @staticmethod
@@ -48,21 +48,21 @@ class State:
 
     def step(self, problem: Problem, char: str) -> tuple[bool, "State"]:
         """Whether `char` is valid here, and the state behind it."""
-        if not self.proposals:
+        if not self.candidates:
             return False, self
         line = self.line + char
-        going_on = tuple(c for c in self.proposals if c.startswith(line))
+        going_on = tuple(c for c in self.candidates if c.startswith(line))
         valid = bool(going_on)
         if char == END:
-            return valid, State(progress=self.progress, line=line, proposals=())
+            return valid, State(progress=self.progress, line=line, candidates=())
         if char == "\n":
             progress = _progress_after(problem, self.progress, line)
             if progress is None:
-                return False, State(progress=self.progress, line=line, proposals=())
+                return False, State(progress=self.progress, line=line, candidates=())
             return valid, _line_start(problem, progress)
         if not valid:
             going_on = _repaired_lines(problem, self.progress, line)
-        return valid, State(progress=self.progress, line=line, proposals=going_on)
+        return valid, State(progress=self.progress, line=line, candidates=going_on)
 
 
 def token_validity(problem: Problem, response_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
@@ -80,7 +80,7 @@ def branch_validity(
 ) -> bool:
     """Whether `candidate_id` would be valid in place of the token at `position`.
 
-    `position` may equal the response's length: the proposal then follows the whole response.
+    `position` may equal the response's length: the candidate then follows the whole response.
     """
     if not 0 <= position <= len(response_ids):
         raise ValueError(f"position {position} is outside a response of {len(response_ids)} tokens")
@@ -91,7 +91,7 @@ def branch_validity(
 
 @lru_cache(maxsize=4096)
 def _walk(problem: Problem, pieces: tuple[str, ...]) -> tuple[tuple[State, ...], tuple[bool, ...]]:
-    """The state before each piece and behind the last, and each piece's scored."""
+    """The state before each piece and behind the last, and each piece's validity."""
     states, valid = [State.at_start(problem)], []
     for piece in pieces:
         is_valid, state = _step_piece(problem, states[-1], piece)
@@ -113,7 +113,7 @@ def _line_start(problem: Problem, progress: Progress) -> State:
     lines = [line for step in progress.ready(problem) for line in step.lines()]
     if not lines:
         lines = [final_line(progress.answer(problem)) + END]
-    return State(progress=progress, line="", proposals=tuple(lines))
+    return State(progress=progress, line="", candidates=tuple(lines))
 
 
 # --- what a wrong token leaves possible -----------------------------------------------------------

@@ -17,7 +17,7 @@ from tests.unit.deploy.files import DASHBOARD, DEPLOY, ROOT, load
 from tests.unit.deploy.series import METRICS, RAY, REFRESH, STEP, TELEMETRY, WATCH
 from vcrd_ray.training.telemetry import Telemetry
 
-ROWS = ["Training", "ScoredProposals weights", "Judge", "Waiting", "Rollouts during training", "Ray and the nodes"]
+ROWS = ["Training", "Validity weights", "Judge", "Waiting", "Rollouts during training", "Ray and the nodes"]
 BOARD: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]

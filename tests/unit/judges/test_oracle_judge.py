@@ -32,10 +32,10 @@ def request(
     """One trajectory; `changes` are other proposals, by position."""
     ids = tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id] * eos
     response = np.asarray(ids, dtype=np.int32)
-    proposal = response.copy()
-    for position, proposal in changes.items():
-        (proposal[position],) = tokenizer.encode(proposal, add_special_tokens=False)
-    return JudgeRequest(questions=(QUESTION,), responses=(response,), proposals=(proposal,))
+    proposals = response.copy()
+    for position, piece in changes.items():
+        (proposals[position],) = tokenizer.encode(piece, add_special_tokens=False)
+    return JudgeRequest(questions=(QUESTION,), responses=(response,), proposals=(proposals,))
 
 
 def test_right_and_wrong_tokens_score_by_confidence(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -45,7 +45,7 @@ def test_right_and_wrong_tokens_score_by_confidence(judge: OracleJudge, tokenize
     assert scores.branch_logit.tolist() == pytest.approx([VALID] * 7)
 
 
-def test_several_candidates_can_be_right(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_several_proposals_can_be_right(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     # Begin with the other operand (7+12) or the other person (20-5); no step begins with 9.
     starts = [request(tokenizer, "12+7=19", {0: digit}) for digit in ("7", "2", "9")]
     logits = [float(judge.score(start).branch_logit[0]) for start in starts]
@@ -59,7 +59,7 @@ def test_confidence_sets_the_score(tokenizer: PreTrainedTokenizerFast) -> None:
     assert probabilities.tolist() == pytest.approx([0.8] * 6 + [0.2])
 
 
-def test_without_a_leaf_the_candidate_is_a_copy(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_without_a_branch_the_score_is_a_copy(judge: OracleJudge, tokenizer: PreTrainedTokenizerFast) -> None:
     asked = request(tokenizer, "12+7=19", {3: "<eos>"})
     scores = judge.score(asked)
     # An early end would be wrong, but special tokens are not compared.

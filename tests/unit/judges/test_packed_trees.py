@@ -139,7 +139,7 @@ def test_every_token_sees_exactly_what_leads_to_it(drawn: list[Tree], budget: in
                 found += 1
             start += len(drawn[i])
     assert found == int((packed.ids != 0).sum())
-    for name, index in (("own", packed.trunk_index), ("other", packed.branch_index)):
+    for name, index in (("trunk_index", packed.trunk_index), ("branch_index", packed.branch_index)):
         wanted = [t.path(int(i))[-1] for t in drawn for i in getattr(t, name)]
         assert packed.ids.flatten()[index].tolist() == wanted
 

@@ -292,7 +292,7 @@ def test_a_head_smaller_than_the_vocabulary_is_refused() -> None:
 def test_rows_that_do_not_match_are_refused() -> None:
     """Nine teacher rows would leave a chunk of one, which broadcasting would spread over four."""
     given = inputs()
-    with pytest.raises(ValueError, match="student_hidden has 13 rows, teacher_hidden 9"):
+    with pytest.raises(ValueError, match="student_hidden has 13 tokens, teacher_hidden 9"):
         fused(DIVERGENCES[0], given | {"teacher_hidden": given["teacher_hidden"][:9]})
-    with pytest.raises(ValueError, match="student_hidden has 13 rows, uniform 12"):
+    with pytest.raises(ValueError, match="student_hidden has 13 tokens, uniform 12"):
         fused(DIVERGENCES[0], given, uniform=torch.rand(12))

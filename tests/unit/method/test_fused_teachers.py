@@ -180,10 +180,10 @@ def test_what_does_not_fit_is_refused() -> None:
     case = Case()
     with pytest.raises(ValueError, match="need the teacher's whole distribution, not its top-k"):
         case.fused(DIVERGENCES[0], case.top(3), teacher_probability_top_k=2)
-    with pytest.raises(ValueError, match="student_hidden has 11 rows, teacher logits 5"):
+    with pytest.raises(ValueError, match="student_hidden has 11 tokens, teacher logits 5"):
         case.fused(DIVERGENCES[0], LogitsTeacher(logits=case.logits[:5]))
     few = case.top(3)
-    with pytest.raises(ValueError, match="student_hidden has 11 rows, teacher top-k 9"):
+    with pytest.raises(ValueError, match="student_hidden has 11 tokens, teacher top-k 9"):
         case.fused(DIVERGENCES[0], TopKTeacher(ids=few.ids[:9], logp=few.logp[:9]))
     with pytest.raises(ValueError, match="the teacher's logit matrix covers 4 tokens, fewer than vocab_size 23"):
         case.fused(DIVERGENCES[0], LogitsTeacher(logits=case.logits[:, :4]))

@@ -13,7 +13,7 @@ def order(n: int = 10, batch: int = 4, micro: int = 2, ranks: int = 1, seed: int
 @given(n=st.integers(1, 30), batch=st.integers(1, 12), seed=st.integers(0, 5))
 def test_every_example_is_used_once_before_any_is_used_twice(n: int, batch: int, seed: int) -> None:
     o = DataOrder(num_examples=n, batch_size=batch, micro_batch_size=batch, ranks=1, seed=seed)
-    stream = [i for u in range(3 * n // batch + 1) for i in o.update(u)]
+    stream = [i for u in range(3 * n // batch + 1) for i in o.order_of(u)]
     for start in range(0, len(stream) - n + 1, n):
         assert sorted(stream[start : start + n]) == list(range(n))
 
@@ -28,8 +28,8 @@ def test_ranks_and_micro_batches_cut_the_same_update() -> None:
 
 def test_an_update_can_be_asked_for_in_any_order() -> None:
     forwards, backwards = order(), order()
-    ahead = [forwards.update(u) for u in range(12)]
-    assert [backwards.update(u) for u in reversed(range(12))] == ahead[::-1]
+    ahead = [forwards.order_of(u) for u in range(12)]
+    assert [backwards.order_of(u) for u in reversed(range(12))] == ahead[::-1]
 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:

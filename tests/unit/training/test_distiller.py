@@ -157,7 +157,7 @@ def test_uniform_weights_equal_the_unweighted_loss_written_out(
     vocab = len(student.tokenizer)
     batch = [
         pairs[i]
-        for i in DataOrder(num_examples=len(pairs), batch_size=8, micro_batch_size=2, ranks=1, seed=0).update(0)
+        for i in DataOrder(num_examples=len(pairs), batch_size=8, micro_batch_size=2, ranks=1, seed=0).order_of(0)
     ]
     losses = []
     with torch.no_grad():
