@@ -17,7 +17,8 @@ import torch
 
 from actors.placement import actor_options, role_resources
 from actors.pools.pool import Pool
-from vcrd_ray.config import Config, SamplingSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.evaluation.answers import Answer
 from vcrd_ray.evaluation.harness import Harness
 from vcrd_ray.models.checkpoint_files import device_for

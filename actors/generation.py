@@ -15,7 +15,9 @@ import torch
 
 from actors.placement import role_resources
 from actors.pools.pool import engine_pool
-from vcrd_ray.config import Config, SamplingSection, TeacherSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.config.models import TeacherSection
 from vcrd_ray.data.final_answers import is_correct
 from vcrd_ray.data.manifest import PartTotals
 from vcrd_ray.data.rollouts import part_path, write_block

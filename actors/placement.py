@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from vcrd_ray.config import ActorPool, Config
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ActorPool
 
 Role = Literal["student", "teacher", "judge", "rollout"]
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 from actors.pools.requests import Tag
-from vcrd_ray.config import Config, SamplingSection, TeacherSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.config.models import TeacherSection
 from vcrd_ray.engines import Use, VersionedEngine
 from vcrd_ray.engines.loading import load_engine, load_versioned_engine
 from vcrd_ray.judges import Judge

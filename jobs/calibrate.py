@@ -20,7 +20,8 @@ import yaml
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, print_dry_run
 from jobs.distill import rollouts_directory
-from vcrd_ray.config import Config, ModelJudge
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ModelJudge
 from vcrd_ray.errors import ConfigError, DataError, ModelError
 from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json

@@ -25,7 +25,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from vcrd_ray.config import Config, Resume
+from vcrd_ray.config import Config
+from vcrd_ray.config.run import Resume
 from vcrd_ray.errors import ConfigError, StoppedError, VcrdError
 
 EXIT_USAGE = 2

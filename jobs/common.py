@@ -15,7 +15,9 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vcrd_ray.config import Config, ModelJudge, Prompts
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import Prompts
+from vcrd_ray.config.models import ModelJudge
 from vcrd_ray.report.live import wait_share
 from vcrd_ray.runs.storage import Store
 

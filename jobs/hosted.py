@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from vcrd_ray.config import SamplingSection
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines import Engine, VersionedEngine
 from vcrd_ray.errors import ScheduleError
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals

@@ -15,12 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A test that forgot to start its Ray fails at once, instead of waiting for room on one that Ray made up.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
-from vcrd_ray.config import PromptSection, SamplingSection
+from vcrd_ray.config.data import PromptSection, SamplingSection
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.manifest import ids_digest
 from vcrd_ray.data.problems import Problem, make_examples, read_problems, template_fingerprint, tokenize_prompts
 from vcrd_ray.data.rollouts import Manifest, open_rollouts, write_block
 from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
-from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import Rollout, RolloutPair
 
 # Small models gain nothing from more, and several suites may run on one machine.
@@ -38,7 +38,7 @@ def _corrupted(text: str, rng: random.Random) -> str:
 
 def make_pairs(count: int) -> list[RolloutPair]:
     """Right solutions as teacher's rollouts, corrupted ones as student's."""
-    from vcrd_ray.config import TinyPrompts
+    from vcrd_ray.config.data import TinyPrompts
 
     tokenizer = load_tokenizer(resolve_model(STUDENT))
     problems, _ = read_problems(TinyPrompts(seed=2, count=count), WorldConfig())
@@ -60,7 +60,7 @@ def make_pairs(count: int) -> list[RolloutPair]:
 
 def write_rollouts(directory: Path, count: int) -> Path:
     """The same pairs as a rollouts directory of the tiny teacher."""
-    from vcrd_ray.config import TinyPrompts
+    from vcrd_ray.config.data import TinyPrompts
 
     pairs = make_pairs(count)
     tokenizer = load_tokenizer(resolve_model(STUDENT))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vcrd_ray.config import RunSection
+from vcrd_ray.config.run import RunSection
 from vcrd_ray.runs.checkpoints import CheckpointManager
 from vcrd_ray.runs.lease import NOT_MIRRORED
 from vcrd_ray.runs.storage import Mirror, Store

@@ -22,7 +22,9 @@ from actors.ranks.log import RankLog
 from actors.ranks.notes import ControlNotes
 from actors.ranks.stopping import EarlyStop
 from actors.ranks.timeline import Spans
-from vcrd_ray.config import Config, ModelJudge, TrainingSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ModelJudge
+from vcrd_ray.config.stages import TrainingSection
 from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompts, write_rejects
 from vcrd_ray.data.rollouts import read_pairs
 from vcrd_ray.evaluation.statistics import Accuracy

@@ -19,11 +19,12 @@ def run(argv: list[str]) -> dict[str, Any]:
     """Medians of tokens per second, and seconds through Ray Data."""
     options = _parser().parse_args(argv)
     from jobs.hosted import HostedEngine
-    from vcrd_ray.config import SamplingSection, TeacherSection, TinyPrompts, VllmSection
+    from vcrd_ray.config.data import SamplingSection, TinyPrompts
+    from vcrd_ray.config.models import TeacherSection, VllmSection
+    from vcrd_ray.config.world import WorldConfig
     from vcrd_ray.data.problems import read_problems, tokenize_prompts
     from vcrd_ray.engines.loading import load_engine
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
-    from vcrd_ray.tiny.world import WorldConfig
 
     problems, _ = read_problems(TinyPrompts(seed=5, count=options.prompts), WorldConfig())
     prompts, _ = tokenize_prompts(problems, load_tokenizer(resolve_model(options.model)), max_length=512)

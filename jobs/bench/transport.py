@@ -114,11 +114,11 @@ def _tiny(rows: int) -> _Case:
     """Solutions of the tiny world, read by the shipped weak teacher and by the student base."""
     import torch
 
-    from vcrd_ray.config import TinyPrompts
+    from vcrd_ray.config.data import TinyPrompts
+    from vcrd_ray.config.world import WorldConfig
     from vcrd_ray.data.problems import make_examples, read_problems
     from vcrd_ray.models.batching import batch_responses
     from vcrd_ray.models.checkpoint_files import load_causal_lm, load_head, load_tokenizer, pad_id, resolve_model
-    from vcrd_ray.tiny.world import WorldConfig
 
     student, teacher = (resolve_model(name) for name in ("tiny:student-base", "tiny:teacher-weak"))
     tokenizer = load_tokenizer(student)
@@ -149,7 +149,8 @@ def _through_object_store(options: argparse.Namespace) -> dict[str, float]:
     import ray
 
     from actors.cluster import ray_cluster
-    from vcrd_ray.config import ClusterSection, Config
+    from vcrd_ray.config import Config
+    from vcrd_ray.config.run import ClusterSection
 
     class Source:
         def __init__(self, arrays: dict[str, tuple[np.ndarray, ...]]) -> None:

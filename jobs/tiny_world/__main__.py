@@ -38,8 +38,9 @@ def make(out: Path, *, seed: int) -> None:
     import torch
 
     from jobs.tiny_world import reward, training
+    from vcrd_ray.config.world import WorldConfig
     from vcrd_ray.tiny.tokenizer import build_tokenizer
-    from vcrd_ray.tiny.world import SFT_SEED, WorldConfig
+    from vcrd_ray.tiny.world import SFT_SEED
 
     # One thread: sums in the same order whatever the machine's number of cores.
     torch.set_num_threads(1)
@@ -61,7 +62,8 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
     from transformers import AutoTokenizer
 
     from jobs.tiny_world import reward, training
-    from vcrd_ray.tiny.world import SFT_SEED, TEST_SEED, WorldConfig, make_problems
+    from vcrd_ray.config.world import WorldConfig
+    from vcrd_ray.tiny.world import SFT_SEED, TEST_SEED, make_problems
 
     torch.set_num_threads(1)
     config = WorldConfig()

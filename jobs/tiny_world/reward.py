@@ -26,15 +26,9 @@ from jobs.tiny_world.training import (
     prompt_ids,
     save,
 )
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
-from vcrd_ray.tiny.world import (
-    PRETRAIN_SEED,
-    Problem,
-    WorldConfig,
-    make_problem,
-    make_problems,
-    sample_solution,
-)
+from vcrd_ray.tiny.world import PRETRAIN_SEED, Problem, make_problem, make_problems, sample_solution
 
 logger = logging.getLogger(__name__)
 

@@ -20,14 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from vcrd_ray.tiny.world import (
-    PRETRAIN_SEED,
-    SFT_SEED,
-    Problem,
-    WorldConfig,
-    make_problem,
-    sample_solution,
-)
+from vcrd_ray.config.world import WorldConfig
+from vcrd_ray.tiny.world import PRETRAIN_SEED, SFT_SEED, Problem, make_problem, sample_solution
 
 logger = logging.getLogger(__name__)
 

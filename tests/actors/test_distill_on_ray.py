@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from jobs import distill
 from tests.actors.conftest import SMALL, make_config
 from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
-from vcrd_ray.config import Config, DistillSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.stages import DistillSection
 from vcrd_ray.errors import VcrdError
 from vcrd_ray.runs.files import read_jsonl
 
@@ -74,7 +75,7 @@ def test_training_changes_the_student_and_leaves_a_complete_run_directory(refere
 
 
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
-    from vcrd_ray.config import StudentSection, TeacherSection, ValueHeadJudgeSection
+    from vcrd_ray.config.models import StudentSection, TeacherSection, ValueHeadJudgeSection
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
     from vcrd_ray.models.backend.torch import TorchBackend

@@ -23,7 +23,7 @@ from tests.conftest import make_pairs
 from vcrd_ray.errors import JudgeError, ScheduleError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.method.schedule import Action, plan
-from vcrd_ray.training.signals import Pending, Ready
+from vcrd_ray.training.signals import Future, done
 from vcrd_ray.types import JudgeRequest, JudgeScores, PairBatch, RolloutPair, TeacherRequest
 
 
@@ -404,7 +404,7 @@ def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> No
     pool = Simulation(1, poison=frozenset({"a", "b"}))
     client = pool.client()
     pending = [
-        _RemoteScores(client, request, batch=Ready(batch), side="teacher", timeout_s=1000, max_set_aside=1)
+        _RemoteScores(client, request, batch=done(batch), side="teacher", timeout_s=1000, max_set_aside=1)
         for request in ask(client, "a", "b")
     ]
     assert pending[0].result().quarantined and len(pending[0].result().trunk_logit) == batch.layout.num_teacher_tokens
@@ -525,7 +525,7 @@ def signals_of(pool: Pool, *, rank: int) -> RemoteSignals:
     )
 
 
-def ask_on_ray(signals: RemoteSignals, pair: RolloutPair, *, micro: int) -> Pending[JudgeScores]:
+def ask_on_ray(signals: RemoteSignals, pair: RolloutPair, *, micro: int) -> Future[JudgeScores]:
     batch = PairBatch(update=0, micro=micro, pairs=(pair,))
     return signals.request_teacher_prefix_scores(batch, pair.teacher_ids)
 

@@ -15,7 +15,8 @@ import yaml
 from jobs import compare, evaluate
 from tests.unit.evaluation.instruct.chat_server import Asked, Said, chat_server, completion
 from tests.unit.evaluation.test_harness import write_task
-from vcrd_ray.config import PromptSection, SamplingSection, TinyPrompts
+from vcrd_ray.config.data import PromptSection, SamplingSection, TinyPrompts
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.final_answers import final_answer
 from vcrd_ray.data.problems import read_problems
 from vcrd_ray.engines.hf import HFEngine
@@ -23,7 +24,6 @@ from vcrd_ray.errors import ConfigError, DataError
 from vcrd_ray.evaluation.instruct.dialogue import shown_answer, turn_ids
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.runs.files import read_jsonl
-from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import Prompt
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import STUDENT, TEACHER
-from vcrd_ray.config import ValueHeadJudgeSection
+from vcrd_ray.config.models import ValueHeadJudgeSection
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.judges.requests import judge_request

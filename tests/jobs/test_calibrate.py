@@ -13,7 +13,7 @@ import pytest
 
 from jobs import calibrate
 from tests.conftest import make_pairs, write_rollouts
-from vcrd_ray.config import ValueHeadJudgeSection
+from vcrd_ray.config.models import ValueHeadJudgeSection
 from vcrd_ray.data.rollouts import SCHEMA, part_path
 from vcrd_ray.errors import ConfigError, DataError, ModelError
 from vcrd_ray.judges.loading import load_judge

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from tests.jobs.conftest import kill_job, run, start
-from vcrd_ray.config import TinyPrompts
+from vcrd_ray.config.data import TinyPrompts
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.final_answers import final_answer
 from vcrd_ray.data.problems import read_problems
 from vcrd_ray.runs.files import read_jsonl
-from vcrd_ray.tiny.world import WorldConfig
 
 pytestmark = pytest.mark.slow
 NUM_QUESTIONS, SAMPLES, BATCH = 100, 2, 4

@@ -10,7 +10,8 @@ import yaml
 
 from jobs import evaluate, rollouts, sft
 from jobs.cli import load_config
-from vcrd_ray.config import Config, MixPrompts
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import MixPrompts
 from vcrd_ray.errors import ConfigError, DataError, RunDirectoryError
 from vcrd_ray.runs.directory import RunDirectory
 

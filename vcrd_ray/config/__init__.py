@@ -5,243 +5,29 @@ Each default stands here and nowhere else. A key that is not listed is refused.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Literal, Self
-from urllib.parse import urlsplit
+from typing import Self
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import model_validator
 
-from vcrd_ray.config.base import DType, Section
-from vcrd_ray.config.data import (
-    HfPrompts,
-    JsonlPrompts,
-    MixPrompts,
-    MixSource,
-    ParquetPrompts,
-    Prompts,
-    PromptSection,
-    SamplingSection,
-    TinyPrompts,
-)
-from vcrd_ray.config.evaluate import (
-    CodeSection,
-    CodeSetName,
-    EvaluateSection,
-    InstructSuiteSection,
-    MathSection,
-    OwnInstructSet,
-    OwnMathSet,
-)
+from vcrd_ray.config.base import Section
+from vcrd_ray.config.data import PromptSection, TinyPrompts
+from vcrd_ray.config.evaluate import EvaluateSection
 from vcrd_ray.config.models import (
-    ActorPool,
-    ImplicitJudgeSection,
     Judge,
-    JudgeCacheSection,
-    JudgePool,
-    LoraSection,
-    ModelJudge,
     OracleJudgeSection,
-    PackedJudge,
-    QwenPrmJudgeSection,
     StepTagsJudgeSection,
     StudentSection,
     TeacherSection,
     ValueHeadJudgeSection,
-    VllmSection,
 )
-from vcrd_ray.config.objective import (
-    AdaptiveKL,
-    AdaptiveMixing,
-    AlphaBeta,
-    Amid,
-    CompositeWeighting,
-    CrossEntropy,
-    DifferenceWeighting,
-    DivergenceSection,
-    ForwardKL,
-    InverseRatioWeighting,
-    Jsd,
-    ObjectiveSection,
-    RatioWeighting,
-    ReverseKL,
-    Signal,
-    SkewedKL,
-    SkewedReverseKL,
-    StudentScoreWeighting,
-    Taid,
-    TeacherProbWeighting,
-    UniformWeighting,
-    Weighting,
-)
-from vcrd_ray.config.plan import GpuKind, HardwareSection, PlanSection, ShapeSection
-from vcrd_ray.config.refresh import RefreshSection
+from vcrd_ray.config.objective import DivergenceSection, Jsd, SkewedReverseKL
+from vcrd_ray.config.plan import PlanSection
+from vcrd_ray.config.run import ClusterSection, RunSection
 from vcrd_ray.config.select import SelectSection
-from vcrd_ray.config.stages import (
-    DistillSection,
-    OptimSection,
-    RolloutsSection,
-    SftSection,
-    TrainingSection,
-    WatchSection,
-)
-from vcrd_ray.tiny.world import WorldConfig
+from vcrd_ray.config.stages import DistillSection, RolloutsSection, SftSection
+from vcrd_ray.config.world import WorldConfig
 
-__all__ = [
-    "ActorPool",
-    "AdaptiveKL",
-    "AdaptiveMixing",
-    "AlphaBeta",
-    "Amid",
-    "ClusterSection",
-    "CodeSection",
-    "CodeSetName",
-    "CompositeWeighting",
-    "Config",
-    "CrossEntropy",
-    "DType",
-    "DifferenceWeighting",
-    "DistillSection",
-    "DivergenceSection",
-    "EvaluateSection",
-    "ForwardKL",
-    "GpuKind",
-    "HardwareSection",
-    "HfPrompts",
-    "ImplicitJudgeSection",
-    "InstructSuiteSection",
-    "InverseRatioWeighting",
-    "Jsd",
-    "JsonlPrompts",
-    "Judge",
-    "JudgeCacheSection",
-    "JudgePool",
-    "LoraSection",
-    "MathSection",
-    "MixPrompts",
-    "MixSource",
-    "ModelJudge",
-    "ObjectiveSection",
-    "OptimSection",
-    "OracleJudgeSection",
-    "OwnInstructSet",
-    "OwnMathSet",
-    "PackedJudge",
-    "ParquetPrompts",
-    "PlanSection",
-    "PromptSection",
-    "Prompts",
-    "QwenPrmJudgeSection",
-    "RatioWeighting",
-    "RefreshSection",
-    "ReverseKL",
-    "RolloutsSection",
-    "RunSection",
-    "SamplingSection",
-    "Section",
-    "SelectSection",
-    "SftSection",
-    "ShapeSection",
-    "Signal",
-    "SkewedKL",
-    "SkewedReverseKL",
-    "StepTagsJudgeSection",
-    "StudentScoreWeighting",
-    "StudentSection",
-    "Taid",
-    "TeacherProbWeighting",
-    "TeacherSection",
-    "TinyPrompts",
-    "TrainingSection",
-    "UniformWeighting",
-    "ValueHeadJudgeSection",
-    "VllmSection",
-    "WatchSection",
-    "Weighting",
-]
-
-
-Resume = Literal["auto", "never", "must"]
-"""What is done with a run that is there already."""
-
-
-TrackerName = Literal["mlflow", "wandb"]
-
-
-class RunSection(Section):
-    """Where a run lives and which randomness it has."""
-
-    dir: Path = Field(
-        default=Path("runs/default"), description="Run directory; every job makes a folder of its own in it"
-    )
-    storage: str | None = Field(
-        default=None,
-        description="Folder in object storage (s3://BUCKET/NAME, gs://BUCKET/NAME) or file:///SHARED/DISK that keeps the run;"
-        " run.dir is then a working directory of each node. None: run.dir is on storage that all nodes share",
-    )
-    seed: int = Field(default=0, ge=0, description="Seed of data order, proposals, rollouts and dropout")
-    resume: Resume = Field(
-        default="auto",
-        description="auto: go on with the run that is there, or begin; never: refuse a directory with a run; must: refuse one"
-        " without",
-    )
-    trackers: tuple[TrackerName, ...] = Field(
-        default=(),
-        description="Where training metrics go beside JSON Lines and TensorBoard: mlflow, wandb (extra: track)",
-    )
-    project: str = Field(default="vcrd_ray", min_length=1, description="What trackers call the project or experiment")
-    must_save_by: timedelta | AwareDatetime | None = Field(
-        default=None,
-        union_mode="left_to_right",
-        description="A training saves and leaves (exit code 75) before this time: how long after the job's start (03:45:00),"
-        " or when (2030-01-31T18:00:00Z)",
-    )
-
-    @field_validator("storage")
-    @classmethod
-    def _storage_is_a_folder(cls, uri: str | None) -> str | None:
-        if uri is None:
-            return None
-        parts = urlsplit(uri)
-        if parts.scheme not in ("s3", "gs", "gcs", "file", "hdfs", "abfs", "abfss"):
-            raise ValueError(
-                f"run.storage {uri}: not a folder in storage; write s3://BUCKET/NAME, or file:///DIRECTORY"
-            )
-        if parts.username or parts.password:
-            raise ValueError(
-                "run.storage must hold no credentials, because configs are logged: set AWS_ACCESS_KEY_ID and its like in the"
-                " environment, or give the nodes a role"
-            )
-        return uri
-
-    def deadline(self, started: float) -> float | None:
-        """When a training must have saved, in seconds since the epoch, for a job that started then."""
-        match self.must_save_by:
-            case timedelta():
-                return started + self.must_save_by.total_seconds()
-            case datetime():
-                return self.must_save_by.timestamp()
-        return None
-
-
-class ClusterSection(Section):
-    """The Ray cluster that the actors run on."""
-
-    address: str | None = Field(
-        default=None,
-        description="Address of a running cluster; none: RAY_ADDRESS where set (as in a submitted job), else start one here",
-    )
-    pools: Literal["shared", "separate"] = Field(
-        default="shared",
-        description="separate: each role runs only on nodes that offer the custom resource student, teacher, judge or rollout",
-    )
-    dashboard: bool = Field(default=False, description="Start the dashboard with a local cluster")
-    timeline: bool = Field(
-        default=False, description="Leave timeline.json of a distillation, for chrome://tracing or ui.perfetto.dev"
-    )
-    object_store_gib: float = Field(default=0.5, gt=0.07, description="Object store of a local cluster, GiB")
-    start_timeout_s: float = Field(default=600, gt=0, description="Longest wait for actors to be placed and ready")
-    request_timeout_s: float = Field(default=600, gt=0, description="Longest wait for one teacher or judge answer")
+__all__ = ["Config"]
 
 
 class Config(Section):

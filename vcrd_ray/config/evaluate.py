@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from vcrd_ray.config.base import Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
-from vcrd_ray.evaluation.instruct.section import InstructSection
+from vcrd_ray.config.instruct import InstructSection
 
 MathSetName = Literal[
     "gsm8k",

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vcrd_ray.config import (
+from vcrd_ray.config import Config
+from vcrd_ray.config.base import Section
+from vcrd_ray.config.objective import (
     AdaptiveKL,
     AdaptiveMixing,
     AlphaBeta,
     Amid,
-    Config,
     CrossEntropy,
     DifferenceWeighting,
     ForwardKL,
@@ -22,7 +23,6 @@ from vcrd_ray.config import (
     ObjectiveSection,
     RatioWeighting,
     ReverseKL,
-    Section,
     SkewedKL,
     SkewedReverseKL,
     StudentScoreWeighting,

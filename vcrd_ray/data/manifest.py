@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
-from vcrd_ray.config import PromptSection, SamplingSection
+from vcrd_ray.config.data import PromptSection, SamplingSection
 from vcrd_ray.types import Prompt
 
 _SAMPLE_MARK = re.compile(r"(.*)#(\d+)", re.DOTALL)

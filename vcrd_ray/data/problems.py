@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import TemplateError
 
-from vcrd_ray.config import MixPrompts, Prompts, PromptSection, RolloutsSection, TinyPrompts
+from vcrd_ray.config.data import MixPrompts, Prompts, PromptSection, TinyPrompts
+from vcrd_ray.config.stages import RolloutsSection
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.mixture import drop_duplicates, mix
 from vcrd_ray.data.sources import Problem, Reject, check_rows, read_rows
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs.files import write_text
-from vcrd_ray.tiny.world import WorldConfig, make_problem, sample_solution
+from vcrd_ray.tiny.world import make_problem, sample_solution
 from vcrd_ray.types import IntArray, Prompt
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vcrd_ray.config import HfPrompts
+from vcrd_ray.config.data import HfPrompts
 from vcrd_ray.data.tables import RowsPrompts, on_hub, open_rows
 from vcrd_ray.errors import DataError
 

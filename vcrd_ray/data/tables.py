@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcrd_ray.config import HfPrompts, JsonlPrompts, ParquetPrompts
+from vcrd_ray.config.data import HfPrompts, JsonlPrompts, ParquetPrompts
 from vcrd_ray.errors import DataError
 
 RowsPrompts = JsonlPrompts | ParquetPrompts | HfPrompts

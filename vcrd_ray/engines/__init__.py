@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vcrd_ray.config import SamplingSection
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 Use = Literal["generate", "annotate"]

@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from vcrd_ray.config import SamplingSection
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError

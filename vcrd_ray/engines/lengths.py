@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vcrd_ray.config import SamplingSection
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.errors import DataError
 from vcrd_ray.types import Prompt
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vcrd_ray.config import LoraSection, RefreshSection, StudentSection, TeacherSection
+from vcrd_ray.config.models import LoraSection, StudentSection, TeacherSection
+from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.engines import Engine, Use, VersionedEngine
 from vcrd_ray.models.checkpoint_files import device_for
 

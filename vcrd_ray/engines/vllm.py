@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcrd_ray.config import SamplingSection, VllmSection
+from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.config.models import VllmSection
 from vcrd_ray.engines import Use
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths

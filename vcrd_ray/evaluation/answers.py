@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from vcrd_ray.config import SamplingSection
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.types import Prompt
 
 

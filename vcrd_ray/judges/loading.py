@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vcrd_ray.config import (
+from vcrd_ray.config.models import (
     ImplicitJudgeSection,
     ModelJudge,
     OracleJudgeSection,
@@ -12,7 +12,7 @@ from vcrd_ray.config import (
     StepTagsJudgeSection,
     ValueHeadJudgeSection,
 )
-from vcrd_ray.config import Judge as JudgeSection
+from vcrd_ray.config.models import Judge as JudgeSection
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.compatibility import check_same_vocabulary
 from vcrd_ray.models.checkpoint_files import device_for, load_tokenizer, resolve_model, special_ids

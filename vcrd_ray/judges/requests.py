@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from vcrd_ray.config import CompositeWeighting, Weighting
+from vcrd_ray.config.objective import CompositeWeighting, Weighting
 from vcrd_ray.method.weighting import BoolArray
 from vcrd_ray.models.checkpoint_files import token_ids_with
 from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, ScoredProposals, Side

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcrd_ray.config import ObjectiveSection
+from vcrd_ray.config.objective import ObjectiveSection
 from vcrd_ray.method.curricula import gradual_factors
 from vcrd_ray.types import FloatArray, TokenLayout
 

@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from vcrd_ray import config
-from vcrd_ray.config import DivergenceSection, ObjectiveSection
+from vcrd_ray.config import objective
+from vcrd_ray.config.objective import DivergenceSection, ObjectiveSection
 from vcrd_ray.method import divergences
 from vcrd_ray.method.curricula import MixingState, TaidState, adaptive_alpha
 from vcrd_ray.method.divergences import Divergence
@@ -32,7 +32,7 @@ class ObjectiveState:
     @classmethod
     def initial(cls, section: ObjectiveSection) -> Self:
         """Before the first update."""
-        taid = next((s for s in (section.on_teacher, section.on_student) if isinstance(s, config.Taid)), None)
+        taid = next((s for s in (section.on_teacher, section.on_student) if isinstance(s, objective.Taid)), None)
         return cls(
             taid=None if taid is None else TaidState(t=taid.start),
             mixing=None if section.mixing is None else MixingState(threshold=section.mixing.start),
@@ -54,7 +54,7 @@ class ObjectiveState:
 
     def after_update(self, section: ObjectiveSection, *, loss: float, progress: float) -> Self:
         """The state after an update of this loss; `progress` is the share done."""
-        taid = next((s for s in (section.on_teacher, section.on_student) if isinstance(s, config.Taid)), None)
+        taid = next((s for s in (section.on_teacher, section.on_student) if isinstance(s, objective.Taid)), None)
         if taid is None or self.taid is None:
             return self
         schedule = taid.model_dump(exclude={"type"})
@@ -63,7 +63,7 @@ class ObjectiveState:
 
 def is_adaptive(section: DivergenceSection) -> bool:
     """Whether the skew of each sequence follows DistiLLM-2's curriculum."""
-    return isinstance(section, config.SkewedKL | config.SkewedReverseKL) and section.adaptive
+    return isinstance(section, objective.SkewedKL | objective.SkewedReverseKL) and section.adaptive
 
 
 def with_adaptive_skew(

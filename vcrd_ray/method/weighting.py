@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vcrd_ray import config
+from vcrd_ray.config import objective
 from vcrd_ray.types import FloatArray, ScoredProposals
 
 BoolArray = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ class TeacherProbabilities:
 
 
 def token_weights(
-    weighting: config.Weighting,
+    weighting: objective.Weighting,
     *,
     scored: ScoredProposals | None,
     teacher_probabilities: TeacherProbabilities | None,
@@ -56,7 +56,7 @@ def token_weights(
         ends_step: where the trajectory's token ends a step, for the rule that asks for it. [N]
     """
     match weighting:
-        case config.CompositeWeighting():
+        case objective.CompositeWeighting():
             assert ends_step is not None
             parts = (
                 token_weights(
@@ -69,9 +69,9 @@ def token_weights(
                 for part in (weighting.step_end, weighting.mid_step)
             )
             return chosen_weights(ends_step, *parts)
-        case config.UniformWeighting():
+        case objective.UniformWeighting():
             return uniform_weights(num_tokens)
-        case config.TeacherProbWeighting():
+        case objective.TeacherProbWeighting():
             assert teacher_probabilities is not None
             return teacher_prob_weights(
                 teacher_probabilities.of_student_argmax,
@@ -82,13 +82,13 @@ def token_weights(
             )
     assert scored is not None
     match weighting:
-        case config.RatioWeighting():
+        case objective.RatioWeighting():
             return ratio_weights(scored, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
-        case config.InverseRatioWeighting():
+        case objective.InverseRatioWeighting():
             return inverse_ratio_weights(scored, special_ids=special_ids, eps=weighting.eps, w_max=weighting.w_max)
-        case config.StudentScoreWeighting():
+        case objective.StudentScoreWeighting():
             return student_score_weights(scored, special_ids=special_ids)
-        case config.DifferenceWeighting():
+        case objective.DifferenceWeighting():
             return difference_weights(scored, special_ids=special_ids, shifted=weighting.shifted)
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from vcrd_ray.config import LoraSection, StudentSection
+from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import CheckpointError, ModelError
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model

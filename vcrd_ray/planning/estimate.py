@@ -8,7 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from vcrd_ray.config import Config, HardwareSection, ImplicitJudgeSection, JudgePool, ModelJudge
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ImplicitJudgeSection, JudgePool, ModelJudge
+from vcrd_ray.config.plan import HardwareSection
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.planning import host, memory, rates
 from vcrd_ray.planning.hardware import gpu_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcrd_ray.config import GpuKind, HardwareSection
+from vcrd_ray.config.plan import GpuKind, HardwareSection
 
 _GB = 10**9
 _GIB = 1024**3

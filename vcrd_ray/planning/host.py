@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcrd_ray.config import Config, JudgePool, ModelJudge
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import JudgePool, ModelJudge
 from vcrd_ray.planning.memory import GIB, dtype_bytes, num_sequences, payload_bytes
 from vcrd_ray.planning.rates import Shapes
 from vcrd_ray.planning.shapes import ModelShape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vcrd_ray.config import ShapeSection
+from vcrd_ray.config.plan import ShapeSection
 
 
 def _qwen2(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, *, vocab: int, tied: bool) -> ShapeSection:

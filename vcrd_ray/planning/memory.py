@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcrd_ray.config import (
-    Config,
-    DType,
-    HardwareSection,
-    ImplicitJudgeSection,
-    LoraSection,
-    ModelJudge,
-)
-from vcrd_ray.config.models import EnginePool
+from vcrd_ray.config import Config
+from vcrd_ray.config.base import DType
+from vcrd_ray.config.models import EnginePool, ImplicitJudgeSection, LoraSection, ModelJudge
+from vcrd_ray.config.plan import HardwareSection
 from vcrd_ray.planning.hardware import gpu_bytes
 from vcrd_ray.planning.shapes import ModelShape
 

@@ -9,7 +9,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vcrd_ray.config import Config, HardwareSection, ModelJudge, QwenPrmJudgeSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ModelJudge, QwenPrmJudgeSection
+from vcrd_ray.config.plan import HardwareSection
 from vcrd_ray.errors import ConfigError, DataError
 from vcrd_ray.planning.hardware import flops_per_s
 from vcrd_ray.planning.memory import dtype_bytes, num_sequences, payload_bytes, trainable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcrd_ray.config import PlanSection, ShapeSection
+from vcrd_ray.config.plan import PlanSection, ShapeSection
 from vcrd_ray.errors import ModelError
 from vcrd_ray.planning.known_models import KNOWN
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vcrd_ray.config import Config, ModelJudge
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ModelJudge
 from vcrd_ray.errors import ModelError
 from vcrd_ray.planning.health import Finding
 

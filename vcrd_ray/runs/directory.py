@@ -22,7 +22,8 @@ import filelock
 import yaml
 from pydantic import BaseModel
 
-from vcrd_ray.config import Config, Resume
+from vcrd_ray.config import Config
+from vcrd_ray.config.run import Resume
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
 from vcrd_ray.runs.logs import log_as, log_to
 from vcrd_ray.runs.files import read_text, write_json, write_text

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from vcrd_ray.config import TrackerName
+from vcrd_ray.config.run import TrackerName
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.runs.files import read_jsonl, read_text, write_text
 

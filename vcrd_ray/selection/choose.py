@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vcrd_ray.config import SelectSection
+from vcrd_ray.config.select import SelectSection
 from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id
 from vcrd_ray.data.rollouts import open_rollouts, read_parts, write_part
 from vcrd_ray.errors import DataError

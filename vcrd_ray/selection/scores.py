@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vcrd_ray.config import SelectSection
+from vcrd_ray.config.select import SelectSection
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.selection.windows import TokenScorer, TokenScores, step_windows, whole_response
 from vcrd_ray.types import FloatArray

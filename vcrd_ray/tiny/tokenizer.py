@@ -5,7 +5,8 @@ import random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vcrd_ray.tiny.world import PRETRAIN_SEED, WorldConfig, make_problem, sample_solution
+from vcrd_ray.config.world import WorldConfig
+from vcrd_ray.tiny.world import PRETRAIN_SEED, make_problem, sample_solution
 
 PAD, BOS, EOS, USER, ASSISTANT = "<pad>", "<bos>", "<eos>", "<|user|>", "<|assistant|>"
 

@@ -18,10 +18,11 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from vcrd_ray.config.world import NUM_WAYS, WorldConfig
 
 WAYS: tuple[tuple[str, str], ...] = (("", "="), ("so ", "="), ("", " is "), ("then ", " is "))
 """Ways to say a step: what stands before the operands, and what joins them to the result."""
+assert len(WAYS) == NUM_WAYS
 
 ANSWER_MARK = "#### "
 NUM_SPLITS = 8
@@ -38,32 +39,6 @@ LOSSES = ("loses", "gives", "sells")
 
 TOTAL = -1
 """Owner of the step that adds what two people have."""
-
-
-class WorldConfig(BaseModel):
-    """Which problems are drawn. The shipped checkpoints belong to the defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_ways: int = Field(default=len(WAYS), ge=1, le=len(WAYS), description="Ways in which a step may be said.")
-    min_steps: int = Field(default=2, ge=1, le=6, description="Fewest steps of a problem.")
-    max_steps: int = Field(default=4, ge=1, le=6, description="Most steps of a problem.")
-    max_number: int = Field(default=60, ge=10, le=999, description="No number in a problem or its solution is larger.")
-    max_change: int = Field(default=9, ge=1, le=99, description="Largest gain or loss of one step.")
-    share_two_people: float = Field(
-        default=0.5,
-        ge=0.0,
-        le=1.0,
-        description="Share of problems with two people, whose steps may be mixed, at 3+ steps.",
-    )
-
-    @model_validator(mode="after")
-    def _ranges_are_not_empty(self) -> "WorldConfig":
-        if self.max_steps < self.min_steps:
-            raise ValueError(f"max_steps={self.max_steps} is below min_steps={self.min_steps}")
-        if self.max_change >= self.max_number:
-            raise ValueError(f"max_change={self.max_change} must be below max_number={self.max_number}")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +112,7 @@ class Step:
             return (self.left, self.right), (self.right, self.left)
         return ((self.left, self.right),)
 
-    def lines(self, num_ways: int = len(WAYS)) -> tuple[str, ...]:
+    def lines(self, num_ways: int = NUM_WAYS) -> tuple[str, ...]:
         """Every valid line that says this step, line break included."""
         return tuple(
             f"{lead}{left}{self.op}{right}{joiner}{self.result}\n"
@@ -245,7 +220,7 @@ def make_problems(config: WorldConfig, *, seed: int, count: int) -> list[Problem
     return list(problems.values())
 
 
-def sample_solution(problem: Problem, rng: random.Random, *, num_ways: int = len(WAYS)) -> str:
+def sample_solution(problem: Problem, rng: random.Random, *, num_ways: int = NUM_WAYS) -> str:
     """One valid solution: order of steps, way to say each and order of operands drawn uniformly."""
     progress = Progress.at_start(problem)
     lines = []

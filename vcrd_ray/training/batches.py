@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from vcrd_ray.config import AdaptiveMixing, DistillSection
+from vcrd_ray.config.objective import AdaptiveMixing
+from vcrd_ray.config.stages import DistillSection
 from vcrd_ray.errors import DataError
 from vcrd_ray.method.sampling import stable_hash, uniforms
 from vcrd_ray.training.data_order import DataOrder

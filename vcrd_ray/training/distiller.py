@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 
-from vcrd_ray.config import DistillSection, TeacherSection
+from vcrd_ray.config.models import TeacherSection
+from vcrd_ray.config.stages import DistillSection
 from vcrd_ray.errors import JudgeError, ModelError
 from vcrd_ray.judges.requests import judged_at, one_per_token, quarantined_tokens, scored_proposals
 from vcrd_ray.method.fused import FusedTokens

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vcrd_ray.config import SftSection
+from vcrd_ray.config.stages import SftSection
 from vcrd_ray.data.problems import Example
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import batch_responses, packed_responses

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 
-from vcrd_ray.config import CompositeWeighting, DivergenceSection, ObjectiveSection, TeacherProbWeighting
+from vcrd_ray.config.objective import CompositeWeighting, DivergenceSection, ObjectiveSection, TeacherProbWeighting
 from vcrd_ray.engines.annotation import pair_keys
 from vcrd_ray.method.divergences import Divergence, make_divergence
 from vcrd_ray.method.fused import (

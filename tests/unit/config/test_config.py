@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import load_config
-from vcrd_ray.config import Config, JsonlPrompts, OracleJudgeSection, UniformWeighting
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import JsonlPrompts
+from vcrd_ray.config.models import OracleJudgeSection
+from vcrd_ray.config.objective import UniformWeighting
 from vcrd_ray.errors import ConfigError
 
 JOBS = ("sft", "rollouts", "distill", "evaluate", "demo")

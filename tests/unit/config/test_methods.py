@@ -9,8 +9,10 @@ import torch
 from pydantic import ValidationError
 
 from tests.unit.training.test_distiller import NUM_UPDATES, Run
-from vcrd_ray.config import Config, OracleJudgeSection, SkewedKL
+from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
+from vcrd_ray.config.models import OracleJudgeSection
+from vcrd_ray.config.objective import SkewedKL
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.types import RolloutPair

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vcrd_ray.config import JsonlPrompts, MixPrompts
+from vcrd_ray.config.data import JsonlPrompts, MixPrompts
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.mixture import drop_duplicates, mix
 from vcrd_ray.data.problems import Problem, read_problems
 from vcrd_ray.errors import DataError
-from vcrd_ray.tiny.world import WorldConfig
 
 
 def problems(name: str, count: int) -> list[Problem]:

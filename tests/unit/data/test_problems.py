@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from vcrd_ray.config import JsonlPrompts, TinyPrompts
+from vcrd_ray.config.data import JsonlPrompts, TinyPrompts
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompts, write_rejects
 from vcrd_ray.errors import DataError
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
-from vcrd_ray.tiny.world import WorldConfig
 
 WORLD = WorldConfig()
 

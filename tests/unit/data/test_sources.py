@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from vcrd_ray.config import HfPrompts, JsonlPrompts, ParquetPrompts, Prompts
+from vcrd_ray.config.data import HfPrompts, JsonlPrompts, ParquetPrompts, Prompts
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import Problem, Reject, check_problems, count_rejects, read_problems
 from vcrd_ray.errors import DataError
-from vcrd_ray.tiny.world import WorldConfig
 
 ROWS = [{"q": f"what is {i} + {i}?", "a": f"it is {2 * i}", "other": i} for i in range(11)]
 CHATS: list[list[dict[str, str]]] = [

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from vcrd_ray.config import PromptSection
+from vcrd_ray.config.data import PromptSection
 from vcrd_ray.data.problems import Problem, make_examples, prompt_ids, template_fingerprint, tokenize_prompts
 from vcrd_ray.errors import DataError
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model

@@ -10,7 +10,8 @@ import pytest
 
 from jobs.cli import load_config
 from tests.unit.deploy.files import DEPLOY, KUBERAY, ROOT, everything, load
-from vcrd_ray.config import Config, HfPrompts
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import HfPrompts
 from vcrd_ray.config.methods import METHODS
 
 

@@ -14,14 +14,15 @@ import torch
 
 from jobs.hosted import HostedEngine
 from tests.conftest import TEACHER
-from vcrd_ray.config import SamplingSection, TeacherSection, TinyPrompts, VllmSection
+from vcrd_ray.config.data import SamplingSection, TinyPrompts
+from vcrd_ray.config.models import TeacherSection, VllmSection
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines import Engine
 from vcrd_ray.engines.loading import load_engine
 from vcrd_ray.errors import DataError, ModelError
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_head, load_tokenizer, model_fingerprint, resolve_model
 from vcrd_ray.models.wire import from_wire
-from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import PairBatch, Prompt, Rollout, RolloutPair, TeacherRequest
 
 pytestmark = pytest.mark.slow

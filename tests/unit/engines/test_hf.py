@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.conftest import TEACHER
-from vcrd_ray.config import SamplingSection, TinyPrompts
+from vcrd_ray.config.data import SamplingSection, TinyPrompts
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.models.wire import from_wire, to_wire
-from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import PairBatch, Prompt, RolloutPair, TeacherRequest
 
 HIDDEN = TeacherRequest(transport="hidden", top_k=1, propose=True, seed=0)

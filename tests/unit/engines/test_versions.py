@@ -13,13 +13,15 @@ import torch
 
 from jobs.hosted import HostedEngine
 from tests.conftest import STUDENT
-from vcrd_ray.config import LoraSection, RefreshSection, SamplingSection, StudentSection, TinyPrompts, VllmSection
+from vcrd_ray.config.data import SamplingSection, TinyPrompts
+from vcrd_ray.config.models import LoraSection, StudentSection, VllmSection
+from vcrd_ray.config.refresh import RefreshSection
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.engines.loading import load_versioned_engine
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.models.student import Student
-from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.types import FloatArray, IntArray, Prompt
 
 pytestmark = pytest.mark.slow

@@ -90,10 +90,10 @@ def test_the_harness_s_samples_become_rows_with_its_own_verdicts(
     import torch
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    from vcrd_ray.config import TinyPrompts
+    from vcrd_ray.config.data import TinyPrompts
+    from vcrd_ray.config.world import WorldConfig
     from vcrd_ray.data.final_answers import final_answer
     from vcrd_ray.data.problems import read_problems
-    from vcrd_ray.tiny.world import WorldConfig
 
     problems, _ = read_problems(TinyPrompts(seed=7, count=12), WorldConfig())
     rows = [{"question": p.question, "answer": str(final_answer(p.solution or ""))} for p in problems]

@@ -30,8 +30,9 @@ from jobs.tiny_world.training import (
     raw_examples,
     train_language_model,
 )
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny.tokenizer import build_tokenizer
-from vcrd_ray.tiny.world import WorldConfig, make_problems, parse_question
+from vcrd_ray.tiny.world import make_problems, parse_question
 
 SHAPE = ModelShape(num_layers=1, num_heads=1, num_kv_heads=1, intermediate=32)
 CONFIG = WorldConfig()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vcrd_ray import config
+from vcrd_ray.config import objective
 from vcrd_ray.method import divergences
 from vcrd_ray.method.curricula import MixingState
 from vcrd_ray.method.divergences import make_divergence
@@ -107,42 +107,42 @@ REVERSE = divergences.SkewedReverseKL(alpha=0.0, detach_mixture=False)
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        (config.ForwardKL(), FORWARD),
-        (config.CrossEntropy(), FORWARD),
-        (config.ReverseKL(), REVERSE),
-        (config.Jsd(beta=0.0), FORWARD),
-        (config.Jsd(beta=1.0), REVERSE),
-        (config.Jsd(beta=0.9), divergences.GeneralizedJSD(beta=0.9)),
-        (config.SkewedKL(alpha=0.3), divergences.SkewedKL(alpha=0.3)),
-        (config.SkewedReverseKL(alpha=0.3), divergences.SkewedReverseKL(alpha=0.3, detach_mixture=True)),
+        (objective.ForwardKL(), FORWARD),
+        (objective.CrossEntropy(), FORWARD),
+        (objective.ReverseKL(), REVERSE),
+        (objective.Jsd(beta=0.0), FORWARD),
+        (objective.Jsd(beta=1.0), REVERSE),
+        (objective.Jsd(beta=0.9), divergences.GeneralizedJSD(beta=0.9)),
+        (objective.SkewedKL(alpha=0.3), divergences.SkewedKL(alpha=0.3)),
+        (objective.SkewedReverseKL(alpha=0.3), divergences.SkewedReverseKL(alpha=0.3, detach_mixture=True)),
         (
-            config.SkewedReverseKL(alpha=0.3, detach_mixture=False),
+            objective.SkewedReverseKL(alpha=0.3, detach_mixture=False),
             divergences.SkewedReverseKL(alpha=0.3, detach_mixture=False),
         ),
-        (config.AlphaBeta(alpha=0.3, beta=0.4), divergences.AlphaBeta(alpha=0.3, beta=0.4)),
-        (config.AdaptiveKL(head_mass=0.4), divergences.AdaptiveKL(head_mass=0.4)),
-        (config.Taid(start=0.1), divergences.InterpolatedTarget(t=0.6)),
+        (objective.AlphaBeta(alpha=0.3, beta=0.4), divergences.AlphaBeta(alpha=0.3, beta=0.4)),
+        (objective.AdaptiveKL(head_mass=0.4), divergences.AdaptiveKL(head_mass=0.4)),
+        (objective.Taid(start=0.1), divergences.InterpolatedTarget(t=0.6)),
         (
-            config.Amid(alpha=-0.5, share=0.2, order="rq", kind="kl", exponents=(0.3, 0.4)),
+            objective.Amid(alpha=-0.5, share=0.2, order="rq", kind="kl", exponents=(0.3, 0.4)),
             divergences.AlphaMixture(alpha=-0.5, share=0.2, order="rq", kind="kl", exponents=(0.3, 0.4)),
         ),
     ],
     ids=repr,
 )
 def test_a_section_makes_the_divergence_that_it_names(
-    section: config.DivergenceSection, expected: divergences.Divergence
+    section: objective.DivergenceSection, expected: divergences.Divergence
 ) -> None:
     assert make_divergence(section, taid_t=0.6) == expected
 
 
 def test_only_taid_learns_from_the_loss_and_on_either_side() -> None:
-    assert ObjectiveState.initial(config.ObjectiveSection()) == ObjectiveState()
-    mixing = config.ObjectiveSection(mixing=config.AdaptiveMixing(start=0.25))
+    assert ObjectiveState.initial(objective.ObjectiveSection()) == ObjectiveState()
+    mixing = objective.ObjectiveSection(mixing=objective.AdaptiveMixing(start=0.25))
     assert ObjectiveState.initial(mixing) == ObjectiveState(mixing=MixingState(threshold=0.25))
     same = ObjectiveState(anchors=(0.1, 0.2))
-    assert same.after_update(config.ObjectiveSection(), loss=1.0, progress=0.5) is same
-    schedule = config.Taid(start=0.2, end=0.9, rate=0.1, momentum=0.5)
-    for section in (config.ObjectiveSection(on_teacher=schedule), config.ObjectiveSection(on_student=schedule)):
+    assert same.after_update(objective.ObjectiveSection(), loss=1.0, progress=0.5) is same
+    schedule = objective.Taid(start=0.2, end=0.9, rate=0.1, momentum=0.5)
+    for section in (objective.ObjectiveSection(on_teacher=schedule), objective.ObjectiveSection(on_student=schedule)):
         first = ObjectiveState.initial(section)
         assert first.taid is not None and first.taid.t == 0.2
         second = first.after_update(section, loss=2.0, progress=0.01).after_update(section, loss=1.0, progress=0.02)
@@ -154,14 +154,14 @@ def test_only_taid_learns_from_the_loss_and_on_either_side() -> None:
 
 
 def test_gradual_strengths_move_from_the_teacher_s_prefixes_to_the_student_s() -> None:
-    section = config.ObjectiveSection(lambda_teacher=2.0, lambda_student=1.5)
+    section = objective.ObjectiveSection(lambda_teacher=2.0, lambda_student=1.5)
     assert lambdas(section, progress=0.25) == (2.0, 1.5)
     assert lambdas(section.model_copy(update={"gradual": True}), progress=0.25) == (2.0 * 0.75, 1.5 * 1.25)
 
 
 def test_an_adaptive_skew_repeats_each_sequence_s_alpha_over_its_rows() -> None:
-    assert is_adaptive(config.SkewedKL(adaptive=True)) and is_adaptive(config.SkewedReverseKL(adaptive=True))
-    assert not is_adaptive(config.SkewedKL()) and not is_adaptive(config.AlphaBeta())
+    assert is_adaptive(objective.SkewedKL(adaptive=True)) and is_adaptive(objective.SkewedReverseKL(adaptive=True))
+    assert not is_adaptive(objective.SkewedKL()) and not is_adaptive(objective.AlphaBeta())
     layout = PairBatch(update=0, micro=0, pairs=(pair(2, 1), pair(0, 3), pair(1, 0), pair(3, 2))).layout
     base, advantage = divergences.SkewedKL(alpha=0.1), np.array([0.25, 0.5, 0.28], np.float32)
     assert with_adaptive_skew(base, advantage, layout, "teacher", ObjectiveState()) is base
@@ -186,17 +186,17 @@ JUDGED = ScoredProposals(
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (config.RatioWeighting(eps=1e-3, w_max=5.0), ratio_weights(JUDGED, special_ids=[0], eps=1e-3, w_max=5.0)),
+        (objective.RatioWeighting(eps=1e-3, w_max=5.0), ratio_weights(JUDGED, special_ids=[0], eps=1e-3, w_max=5.0)),
         (
-            config.InverseRatioWeighting(eps=1e-3, w_max=5.0),
+            objective.InverseRatioWeighting(eps=1e-3, w_max=5.0),
             inverse_ratio_weights(JUDGED, special_ids=[0], eps=1e-3, w_max=5.0),
         ),
-        (config.StudentScoreWeighting(), student_score_weights(JUDGED, special_ids=[0])),
-        (config.DifferenceWeighting(), difference_weights(JUDGED, special_ids=[0], shifted=False)),
-        (config.DifferenceWeighting(shifted=True), difference_weights(JUDGED, special_ids=[0], shifted=True)),
+        (objective.StudentScoreWeighting(), student_score_weights(JUDGED, special_ids=[0])),
+        (objective.DifferenceWeighting(), difference_weights(JUDGED, special_ids=[0], shifted=False)),
+        (objective.DifferenceWeighting(shifted=True), difference_weights(JUDGED, special_ids=[0], shifted=True)),
     ],
 )
-def test_a_judged_rule_is_the_one_that_the_config_names(rule: config.Weighting, expected: Weights) -> None:
+def test_a_judged_rule_is_the_one_that_the_config_names(rule: objective.Weighting, expected: Weights) -> None:
     found = token_weights(rule, scored=JUDGED, teacher_probabilities=None, num_tokens=4, special_ids=[0])
     for name in ("weight", "judged", "clipped", "invalid"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist()
@@ -205,11 +205,11 @@ def test_a_judged_rule_is_the_one_that_the_config_names(rule: config.Weighting, 
 def test_rules_without_a_judge_read_the_teacher_alone() -> None:
     joined = [np.array(a, np.float32) for a in ([0.7, 0.2, 0.1], [0.54, 0.5, 0.9])]
     known = TeacherProbabilities(of_student_argmax=joined[0], collision=joined[1])
-    rule = config.TeacherProbWeighting(gamma=0.25, clamp=1.5, eps=1e-3)
+    rule = objective.TeacherProbWeighting(gamma=0.25, clamp=1.5, eps=1e-3)
     found = token_weights(rule, scored=None, teacher_probabilities=known, num_tokens=3, special_ids=[])
     expected = teacher_prob_weights(*joined, gamma=0.25, clamp=1.5, eps=1e-3)
     assert found.weight.tolist() == expected.weight.tolist()
     uniform = token_weights(
-        config.UniformWeighting(), scored=None, teacher_probabilities=None, num_tokens=3, special_ids=[]
+        objective.UniformWeighting(), scored=None, teacher_probabilities=None, num_tokens=3, special_ids=[]
     )
     assert uniform.weight.tolist() == [1, 1, 1]

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcrd_ray.config import SftSection, StudentSection, TinyPrompts
+from vcrd_ray.config.data import TinyPrompts
+from vcrd_ray.config.models import StudentSection
+from vcrd_ray.config.stages import SftSection
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import Example, make_examples, read_problems
 from vcrd_ray.models.backend.torch import TorchBackend
 from vcrd_ray.models.batching import batch_responses, packed_responses
 from vcrd_ray.models.student import Student
-from vcrd_ray.tiny.world import WorldConfig
 from vcrd_ray.training.sft import FineTuner
 from vcrd_ray.types import UpdateReport
 

@@ -11,7 +11,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 
-from vcrd_ray.config import Config, DType, LoraSection, PlanSection, ShapeSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.base import DType
+from vcrd_ray.config.models import LoraSection
+from vcrd_ray.config.plan import PlanSection, ShapeSection
 from vcrd_ray.errors import ModelError
 from vcrd_ray.method.divergences import SkewedKL
 from vcrd_ray.method.fused import HiddenTeacher, fused_divergence

@@ -9,7 +9,10 @@ import socket
 
 import pytest
 
-from vcrd_ray.config import Config, DType, LoraSection, PlanSection, StudentSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.base import DType
+from vcrd_ray.config.models import LoraSection, StudentSection
+from vcrd_ray.config.plan import PlanSection
 from vcrd_ray.planning.memory import total, training_items
 from vcrd_ray.planning.shapes import read_shape
 

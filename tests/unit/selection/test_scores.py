@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import write_rollouts
 from tests.unit.selection.sampled import candidates_of, scorer
-from vcrd_ray.config import SelectSection
+from vcrd_ray.config.select import SelectSection
 from vcrd_ray.report.calibration import Reads, auc, auc_interval
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.selection.scores import (

@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from jobs.tiny_world.reward import RewardModel, judge_proposals
 from jobs.tiny_world.training import greedy_accuracy, load
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny import CHECKPOINTS
 from vcrd_ray.tiny.tokenizer import build_tokenizer
-from vcrd_ray.tiny.world import TEST_SEED, Problem, WorldConfig, make_problems
+from vcrd_ray.tiny.world import TEST_SEED, Problem, make_problems
 
 NAMES = ("teacher", "teacher-weak", "student-base", "prm")
 

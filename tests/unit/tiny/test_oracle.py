@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
 from vcrd_ray.tiny.tokenizer import build_tokenizer
-from vcrd_ray.tiny.world import Problem, WorldConfig, make_problem, parse_question, sample_solution
+from vcrd_ray.tiny.world import Problem, make_problem, parse_question, sample_solution
 
 CHAIN = parse_question("Ann has 12 pens, gets 7, loses 5. How many now?")
 TWO_PEOPLE = parse_question("Ann has 12 pens, gets 7. Bob has 20 pens, loses 5. How many in all?")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny.tokenizer import build_tokenizer
-from vcrd_ray.tiny.world import WorldConfig, make_problem, sample_solution
+from vcrd_ray.tiny.world import make_problem, sample_solution
 
 QUESTION = "Ann has 12 pens, gets 7. How many now?"
 

@@ -7,13 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vcrd_ray.tiny.world import (
-    WorldConfig,
-    make_problem,
-    make_problems,
-    parse_question,
-    sample_solution,
-)
+from vcrd_ray.config.world import WorldConfig
+from vcrd_ray.tiny.world import make_problem, make_problems, parse_question, sample_solution
 
 indices = st.integers(min_value=0, max_value=10**6)
 worlds = st.builds(

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.conftest import STUDENT, TEACHER
-from vcrd_ray.config import DistillSection, StudentSection, TeacherSection, ValueHeadJudgeSection
+from vcrd_ray.config.models import StudentSection, TeacherSection, ValueHeadJudgeSection
+from vcrd_ray.config.stages import DistillSection
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.judges import Judge

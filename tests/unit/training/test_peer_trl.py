@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from jobs.bench.peer_trl import Peer, trl_trainer
 from tests.conftest import STUDENT, TEACHER
-from vcrd_ray.config import LoraSection, StudentSection
+from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.method.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL
 from vcrd_ray.method.fused import HiddenTeacher, fused_divergence
 from vcrd_ray.method.loss import Denominators, distillation_loss, token_coefficients

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vcrd_ray.config import CodeSection, CodeSetName, SamplingSection
+from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.config.evaluate import CodeSection, CodeSetName
 from vcrd_ray.data.problems import chat_text
 from vcrd_ray.evaluation.answers import Answer, Graded
 from vcrd_ray.evaluation.code.evaluate import Rules, evaluate_solutions

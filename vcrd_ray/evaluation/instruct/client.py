@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from vcrd_ray.config.instruct import EndpointSection
 from vcrd_ray.evaluation.instruct.pace import Clock, Pace, WallClock
 from vcrd_ray.evaluation.instruct.prompts import Messages
 from vcrd_ray.evaluation.instruct.replies import Refusal, Reply, ReplyCache, reply_key
-from vcrd_ray.evaluation.instruct.section import EndpointSection
 from vcrd_ray.evaluation.instruct.wire import ChatConnection, EndpointError, RefusedRequest, TransientFailure
 
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import TemplateError
 
-from vcrd_ray.config import PromptSection
+from vcrd_ray.config.data import PromptSection
 from vcrd_ray.data.problems import prompt_ids
 from vcrd_ray.errors import DataError
 from vcrd_ray.types import IntArray

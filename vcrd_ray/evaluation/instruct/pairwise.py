@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from vcrd_ray.config.instruct import AskedOrder, Parsing
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.instruct.prompts import (
     PAPER_PROMPT,
@@ -20,7 +21,6 @@ from vcrd_ray.evaluation.instruct.prompts import (
     render,
 )
 from vcrd_ray.evaluation.instruct.replies import Refusal, Reply
-from vcrd_ray.evaluation.instruct.section import AskedOrder, Parsing
 from vcrd_ray.evaluation.instruct.sets import InstructItem
 
 Answers = Mapping[str, tuple[str, ...]]

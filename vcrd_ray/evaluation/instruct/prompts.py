@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Literal
 
+from vcrd_ray.config.instruct import Parsing
 from vcrd_ray.errors import DataError
-from vcrd_ray.evaluation.instruct.section import Parsing
 from vcrd_ray.evaluation.instruct.sets import read_rows
 
 Order = Literal["model_first", "reference_first"]

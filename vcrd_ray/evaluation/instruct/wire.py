@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from vcrd_ray.config.instruct import EndpointSection
 from vcrd_ray.errors import ConfigError, VcrdError
 from vcrd_ray.evaluation.instruct.replies import Reply
-from vcrd_ray.evaluation.instruct.section import EndpointSection
 
 _MAX_BODY = 16 << 20  # bytes; a reply of a hundred thousand tokens has less than one million
 _SHOWN = 300  # characters of what an endpoint says that errors repeat

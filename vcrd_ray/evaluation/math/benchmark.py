@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vcrd_ray.config import MathSection, PromptSection, SamplingSection
+from vcrd_ray.config.data import PromptSection, SamplingSection
+from vcrd_ray.config.evaluate import MathSection
 from vcrd_ray.data.problems import prompt_ids
 from vcrd_ray.evaluation.answers import Answer, Graded
 from vcrd_ray.evaluation.math.grader import Grader, QwenGrader, VerifyGrader

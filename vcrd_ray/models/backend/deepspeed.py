@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vcrd_ray.config import OptimSection
+from vcrd_ray.config.stages import OptimSection
 from vcrd_ray.errors import CheckpointError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
 from vcrd_ray.models.batching import ResponseBatch

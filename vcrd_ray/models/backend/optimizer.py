@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vcrd_ray.config import OptimSection
+from vcrd_ray.config.stages import OptimSection
 from vcrd_ray.models.student import Student
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vcrd_ray.config import RefreshSection
+from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.training.batches import Batches, draw
 from vcrd_ray.training.on_policy.publisher import Publisher
 from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, ResponseSource, Written

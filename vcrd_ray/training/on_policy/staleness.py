@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vcrd_ray.config import RefreshSection
+from vcrd_ray.config.refresh import RefreshSection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

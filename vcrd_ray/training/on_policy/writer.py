@@ -14,7 +14,8 @@ from threading import Thread
 
 import numpy as np
 
-from vcrd_ray.config import Config, SamplingSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.errors import SyncError
 from vcrd_ray.training.on_policy.policy_versions import check_arrived, check_canary, read_version

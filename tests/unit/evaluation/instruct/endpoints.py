@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from vcrd_ray.config.instruct import EndpointSection
 from vcrd_ray.evaluation.instruct.client import ChatClient
 from vcrd_ray.evaluation.instruct.prompts import Message, Messages
 from vcrd_ray.evaluation.instruct.replies import Refusal, Reply, ReplyCache
-from vcrd_ray.evaluation.instruct.section import EndpointSection
 
 
 class JumpingClock:

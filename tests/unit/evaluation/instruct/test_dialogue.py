@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from vcrd_ray.config import Config, PromptSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.data import PromptSection
 from vcrd_ray.errors import ConfigError, DataError
 from vcrd_ray.evaluation.instruct.dialogue import shown_answer, turn_ids
 from vcrd_ray.evaluation.instruct.sets import read_model_answers

@@ -8,13 +8,13 @@ import pytest
 from tests.unit.evaluation.instruct.chat_server import chat_server, completion
 from tests.unit.evaluation.instruct.endpoints import JumpingClock, section
 from tests.unit.evaluation.instruct.instruct_data import instruct_file
+from vcrd_ray.config.instruct import Parsing
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.instruct.client import ChatClient
 from vcrd_ray.evaluation.instruct.figures import figures
 from vcrd_ray.evaluation.instruct.pairwise import drawn_order, judge_pairs, pair_up, score_of
 from vcrd_ray.evaluation.instruct.prompts import JudgePrompt, Messages, Order, Pair
 from vcrd_ray.evaluation.instruct.replies import Refusal, Reply, ReplyCache
-from vcrd_ray.evaluation.instruct.section import Parsing
 from vcrd_ray.evaluation.instruct.sets import InstructItem, published_set, read_items
 
 _PROMPT = JudgePrompt(name="short", system=None, template="{question}|{answer_a}|{answer_b}")

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from vcrd_ray.evaluation.instruct.section import EndpointSection, InstructSection
+from vcrd_ray.config.instruct import EndpointSection, InstructSection
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_sections_come_back_from_what_they_are_written_as() -> None:
 
 def test_the_section_is_there_without_torch_ray_or_network_libraries() -> None:
     code = (
-        "import sys, vcrd_ray.evaluation.instruct.section\n"
+        "import sys, vcrd_ray.config.instruct\n"
         "print([m for m in ('torch', 'ray', 'transformers', 'httpx2', 'openai') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

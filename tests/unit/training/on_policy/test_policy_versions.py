@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import STUDENT
-from vcrd_ray.config import LoraSection, OptimSection, SamplingSection, StudentSection
+from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.config.models import LoraSection, StudentSection
+from vcrd_ray.config.stages import OptimSection
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import SyncError
 from vcrd_ray.models.backend.torch import TorchBackend

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcrd_ray.config import RefreshSection
+from vcrd_ray.config.refresh import RefreshSection
 from vcrd_ray.method.schedule import Action, plan
 from vcrd_ray.training.data_order import DataOrder
 from vcrd_ray.training.on_policy.staleness import StalenessRule
