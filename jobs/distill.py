@@ -64,8 +64,9 @@ def run(config: Config, *, name: str = "distill") -> Path:
     from actors.pools.pool import judge_pool, rollout_pool, teacher_pool
     from actors.pools.startup import pools_beside
     from actors.ranks.group import is_finished, train, warn_of_quarantined
+    from actors.ranks.run_state import RankJob
     from actors.ranks.timeline import write_timeline
-    from actors.ranks.worker import DONE_FILE, RankJob
+    from vcrd_ray.training.trainer import DONE_FILE
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
         if is_finished(directory.path):

@@ -27,7 +27,8 @@ def run(config: Config) -> str:
     """Fine-tune (or finish an interrupted run); where the exported model is."""
     from actors.cluster import ray_cluster
     from actors.ranks.group import is_finished, train
-    from actors.ranks.worker import DONE_FILE, RankJob
+    from actors.ranks.run_state import RankJob
+    from vcrd_ray.training.trainer import DONE_FILE
 
     with RunDirectory(config.run.dir, "sft", config, sections=SECTIONS) as directory:
         if not is_finished(directory.path):

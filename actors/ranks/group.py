@@ -20,10 +20,12 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from actors.placement import role_resources
 from actors.placement_wait import why_now
-from actors.ranks.worker import DONE_FILE, RankJob, rank_main
+from actors.ranks.run_state import RankJob
+from actors.ranks.worker import rank_main
 from vcrd_ray.errors import CheckpointError, ScheduleError, VcrdError
 from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.runs.storage import Store
+from vcrd_ray.training.trainer import DONE_FILE
 
 logger = logging.getLogger(__name__)
 

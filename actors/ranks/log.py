@@ -52,7 +52,7 @@ class RankLog:
         self._decisions.writelines(json.dumps(asdict(d)) + "\n" for d in report.decisions)
         self._decisions.flush()
 
-    def watched(self, update: int, figures: Accuracy) -> None:
+    def validated(self, update: int, figures: Accuracy) -> None:
         """Show how the student did on held-out problems when so many updates were done."""
         self._metrics.show(update, {"watch/pass_at_1": figures.pass_at_1})
         self._gauges.set({"watch/pass_at_1": figures.pass_at_1})

@@ -184,33 +184,12 @@ def _child(options: argparse.Namespace) -> None:
 
 
 def _in_process(config: Config, pairs: list[RolloutPair]) -> dict[str, Any]:
-    import torch
+    from vcrd_ray.engines.loading import load_engine
+    from vcrd_ray.training.in_process import distil
 
-    from vcrd_ray.engines.hf import HFEngine
-    from vcrd_ray.models.backend.torch import TorchBackend
-    from vcrd_ray.models.checkpoint_files import load_head, resolve_model
-    from vcrd_ray.training.batches import Batches
-    from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
-    from vcrd_ray.training.signals import LocalSignals
-    from vcrd_ray.types import UpdateReport
-
-    student, section = _student(config), config.distill
-    reports: list[UpdateReport] = []
-    distiller = Distiller(
-        backend=TorchBackend(student, section.optim, num_updates=section.num_updates or 0),
-        teacher_head=load_head(resolve_model(config.teacher.path), dtype="float32"),
-        signals=LocalSignals(
-            teacher=HFEngine(config.teacher.path, dtype="float32", device=torch.device("cpu")),
-            judge=None,
-            request=teacher_request(section, config.teacher, seed=config.run.seed),
-        ),
-        batches=Batches(pairs, section, seed=config.run.seed, rank=0, world_size=1),
-        section=section,
-        vocab_size=len(student.tokenizer),
-        judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=None),
-    )
+    student, teacher = _student(config), load_engine(config.teacher, config.teacher.path, use="annotate")
     before = resident_gib("VmRSS")
-    distiller.run(first_update=0, stop=distiller.num_updates, on_update=reports.append)
+    reports = distil(config, pairs, student=student, teacher=teacher).reports
     peak = resident_gib("VmHWM")
     return {
         "seconds": [report.metrics["time/update_s"] for report in reports],

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from jobs import distill
 from tests.actors.conftest import SMALL, make_config
-from tests.conftest import STUDENT, TEACHER, make_pairs, write_rollouts
+from tests.conftest import make_pairs, write_rollouts
 from vcrd_ray.config import Config
 from vcrd_ray.config.stages import DistillSection
 from vcrd_ray.errors import VcrdError
@@ -75,38 +75,15 @@ def test_training_changes_the_student_and_leaves_a_complete_run_directory(refere
 
 
 def test_plain_torch_in_one_process_equals_deepspeed_on_ray(rollouts: Path, reference: Path) -> None:
-    from vcrd_ray.config.models import StudentSection, TeacherSection, ValueHeadJudgeSection
-    from vcrd_ray.engines.hf import HFEngine
-    from vcrd_ray.judges.loading import load_judge
-    from vcrd_ray.models.backend.torch import TorchBackend
-    from vcrd_ray.models.checkpoint_files import load_head, resolve_model
-    from vcrd_ray.models.student import Student
-    from vcrd_ray.training.batches import Batches
-    from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
-    from vcrd_ray.training.signals import LocalSignals
+    from vcrd_ray.training.in_process import distil
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        section, cpu = DistillSection.model_validate(SMALL), torch.device("cpu")
-        student = Student(StudentSection(path=STUDENT), lora=section.lora, train_head=False, device=cpu, seed=0)
-        teacher = HFEngine(TEACHER, dtype="float32", device=cpu)
-        found: list[float] = []
-        Distiller(
-            backend=TorchBackend(student, section.optim, num_updates=SMALL["num_updates"]),
-            teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
-            signals=LocalSignals(
-                teacher=teacher,
-                judge=load_judge(ValueHeadJudgeSection(), policy=STUDENT),
-                request=teacher_request(section, TeacherSection(), seed=0),
-            ),
-            batches=Batches(make_pairs(NUM_PAIRS), section, seed=0, rank=0, world_size=1),
-            section=section,
-            vocab_size=len(student.tokenizer),
-            judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=1e-3),
-        ).run(first_update=0, stop=SMALL["num_updates"], on_update=lambda r: found.append(r.metrics["loss"]))
+        trained = distil(Config.model_validate({"distill": SMALL}), make_pairs(NUM_PAIRS))
     finally:
         torch.set_num_threads(threads)
+    found = [report.metrics["loss"] for report in trained.reports]
     assert found == pytest.approx(losses(reference), rel=1e-5)
 
 

@@ -14,7 +14,7 @@ from actors.pools.pool import judge_pool, teacher_pool
 from actors.pools.startup import pools_beside
 from actors.ranks.group import train
 from actors.ranks.notes import ControlNotes
-from actors.ranks.worker import RankJob
+from actors.ranks.run_state import RankJob
 from tests.actors.conftest import make_config
 from tests.conftest import write_rollouts
 from vcrd_ray.config import Config

@@ -28,6 +28,7 @@ class Batches:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.num_given = len(pairs)
         self.pairs, self.held_out = _split(pairs, section.objective.mixing)
         self.order = DataOrder(
             num_examples=len(self.pairs),

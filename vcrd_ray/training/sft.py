@@ -58,6 +58,17 @@ class FineTuner:
             }
             on_update(UpdateReport(update=update, metrics=metrics, decisions=()))
 
+    def record(self) -> dict[str, object]:
+        """Nothing but weights and optimizer changes."""
+        return {}
+
+    def restore(self, record: dict[str, object]) -> None:
+        """Inverse of `record`."""
+
+    def facts(self) -> dict[str, object]:
+        """Nothing beside the figures of the updates."""
+        return {}
+
     def _loss(self, indices: Sequence[int], num_tokens: int) -> torch.Tensor:
         examples = [self._examples[i] for i in indices]
         prompts, responses = [e.prompt_ids for e in examples], [e.response_ids for e in examples]

@@ -5,7 +5,9 @@ All statistics are sums, so that micro-batches and ranks add up. Knows nothing o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,23 +37,17 @@ _SUMS = (
     "weight",
     "weight_judged",
 )
-_TIMES = (
-    "teacher_s",
-    "judge_s",
-    "wait_teacher_s",
-    "wait_judge_s",
-    "judge_tokens",
+_SECONDS = ("teacher", "judge", "wait_teacher", "wait_judge", "wait_rollouts", "rollouts", "sync")
+_COUNTS = (
     "tokens",
+    "judge_tokens",
     "quarantined",
     "retries",
     "replica_deaths",
-    "wait_rollouts_s",
     "responses",
     "renewed",
     "staleness",
-    "rollout_s",
     "rollout_tokens",
-    "sync_s",
     "canary_difference",
     "writers",
 )
@@ -72,7 +68,9 @@ class Telemetry:
     """Sums over the tokens that one rank has seen in one update."""
 
     def __init__(self) -> None:
-        self.times = dict.fromkeys(_TIMES, 0.0)
+        self.seconds = dict.fromkeys(_SECONDS, 0.0)
+        """Of work, and of standing and waiting for it (`wait_`)."""
+        self.counts = dict.fromkeys(_COUNTS, 0.0)
         self._sums: dict[Side, dict[str, float]] = {
             "teacher": dict.fromkeys(_SUMS, 0.0),
             "student": dict.fromkeys(_SUMS, 0.0),
@@ -81,6 +79,18 @@ class Telemetry:
             "teacher": np.zeros(len(_LOG_WEIGHT_EDGES) - 1),
             "student": np.zeros(len(_LOG_WEIGHT_EDGES) - 1),
         }
+
+    @contextmanager
+    def waiting(self, name: str) -> Iterator[None]:
+        """Held around a wait; its seconds count under this name."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+    def count_tokens(self, batch: PairBatch) -> None:
+        """Count what the student's forward reads: prompts of all sequences, and responses."""
+        prompts = sum(len(p.prompt_ids) * int((len(p.teacher_ids) > 0) + (len(p.student_ids) > 0)) for p in batch.pairs)
+        self.counts["tokens"] += int(batch.layout.lengths.sum()) + prompts
 
     def add(
         self,
@@ -94,9 +104,9 @@ class Telemetry:
         """Add one micro-batch. Arrays are [N] in token order."""
         for pair in batch.pairs:
             if len(pair.student_ids):
-                self.times["responses"] += 1
-                self.times["renewed"] += pair.student_version > 0
-                self.times["staleness"] += batch.update - pair.student_version
+                self.counts["responses"] += 1
+                self.counts["renewed"] += pair.student_version > 0
+                self.counts["staleness"] += batch.update - pair.student_version
         cut = batch.layout.num_teacher_tokens
         parts: tuple[tuple[Side, slice], ...] = (("teacher", slice(0, cut)), ("student", slice(cut, None)))
         for side, span in parts:
@@ -125,15 +135,15 @@ class Telemetry:
 
     def add_written(self, written: Written) -> None:
         """Add what a rank's new responses cost."""
-        self.times["rollout_s"] += written.seconds
-        self.times["rollout_tokens"] += sum(len(rollout.ids) for rollout in written.rollouts)
-        self.times["sync_s"] += written.sync_s
-        self.times["canary_difference"] += written.canary_difference
-        self.times["writers"] += 1
+        self.seconds["rollouts"] += written.seconds
+        self.counts["rollout_tokens"] += sum(len(rollout.ids) for rollout in written.rollouts)
+        self.seconds["sync"] += written.sync_s
+        self.counts["canary_difference"] += written.canary_difference
+        self.counts["writers"] += 1
 
     def to_vector(self) -> npt.NDArray[np.float64]:
         """All sums in a fixed order, to be added over ranks."""
-        parts: list[npt.NDArray[np.float64]] = [np.array(list(self.times.values()))]
+        parts: list[npt.NDArray[np.float64]] = [np.array([*self.seconds.values(), *self.counts.values()])]
         sides: tuple[Side, ...] = ("teacher", "student")
         for side in sides:
             parts += [np.array(list(self._sums[side].values())), self._histogram[side]]
@@ -142,8 +152,10 @@ class Telemetry:
     @staticmethod
     def metrics(vector: npt.NDArray[np.float64], *, world_size: int) -> dict[str, float]:
         """Figures of the whole update from the sum of all ranks' vectors."""
-        times = dict(zip(_TIMES, vector[: len(_TIMES)], strict=True))
-        rest = vector[len(_TIMES) :].reshape(2, -1)
+        cut = len(_SECONDS) + len(_COUNTS)
+        seconds = dict(zip(_SECONDS, vector[: len(_SECONDS)], strict=True))
+        counts = dict(zip(_COUNTS, vector[len(_SECONDS) : cut], strict=True))
+        rest = vector[cut:].reshape(2, -1)
         sums = {
             side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True))
             for side, row in zip(("teacher", "student"), rest, strict=True)
@@ -166,30 +178,30 @@ class Telemetry:
             "proposals/agreement": _share(total["agree"], total["rows"]),
             "judge/judged_rows": total["judged"],
             "judge/invalid_rows": total["invalid"],
-            "judge/set_aside_rows": times["quarantined"],
-            "judge/retries": times["retries"],
-            "judge/replica_deaths": times["replica_deaths"],
+            "judge/set_aside_rows": counts["quarantined"],
+            "judge/retries": counts["retries"],
+            "judge/replica_deaths": counts["replica_deaths"],
             "judge/saturation": _share(total["saturated"], total["judged"]),
             "rows": total["rows"],
-            "tokens": times["tokens"],
-            "judge/tokens": times["judge_tokens"],
-            "time/teacher_s": times["teacher_s"],
-            "time/judge_s": times["judge_s"],
+            "tokens": counts["tokens"],
+            "judge/tokens": counts["judge_tokens"],
+            "time/teacher_s": seconds["teacher"],
+            "time/judge_s": seconds["judge"],
             # Ranks wait at the same time: their mean, not their sum, is what the update lost.
-            "wait/teacher_s": times["wait_teacher_s"] / world_size,
-            "wait/judge_s": times["wait_judge_s"] / world_size,
+            "wait/teacher_s": seconds["wait_teacher"] / world_size,
+            "wait/judge_s": seconds["wait_judge"] / world_size,
         }
-        if times["responses"]:
+        if counts["responses"]:
             # Updates between the student that wrote a response and the one that learns from it.
-            figures["rollouts/staleness"] = times["staleness"] / times["responses"]
-        if times["writers"]:
+            figures["rollouts/staleness"] = counts["staleness"] / counts["responses"]
+        if counts["writers"]:
             figures |= {
-                "rollouts/renewed": times["renewed"] / times["responses"],
-                "rollouts/tokens": times["rollout_tokens"],
-                "rollouts/canary_difference": times["canary_difference"] / times["writers"],
-                "time/rollouts_s": times["rollout_s"],
-                "time/sync_s": times["sync_s"],
-                "wait/rollouts_s": times["wait_rollouts_s"] / world_size,
+                "rollouts/renewed": counts["renewed"] / counts["responses"],
+                "rollouts/tokens": counts["rollout_tokens"],
+                "rollouts/canary_difference": counts["canary_difference"] / counts["writers"],
+                "time/rollouts_s": seconds["rollouts"],
+                "time/sync_s": seconds["sync"],
+                "wait/rollouts_s": seconds["wait_rollouts"] / world_size,
             }
         for quantile in (5, 25, 50, 75, 95):
             figures[f"weights/p{quantile:02d}"] = _quantile(histogram, quantile / 100)

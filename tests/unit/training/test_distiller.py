@@ -12,19 +12,18 @@ import pytest
 import torch
 
 from tests.conftest import STUDENT, TEACHER
-from vcrd_ray.config.models import StudentSection, TeacherSection, ValueHeadJudgeSection
-from vcrd_ray.config.stages import DistillSection
+from vcrd_ray.config import Config
+from vcrd_ray.config.models import ValueHeadJudgeSection
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.judges.requests import judged_at
-from vcrd_ray.models.backend.torch import TorchBackend
-from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, resolve_model, token_ids_with
-from vcrd_ray.models.student import Student
-from vcrd_ray.training.batches import Batches
+from vcrd_ray.models.backend.torch import torch_backend
+from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model, token_ids_with
+from vcrd_ray.training import assemble
 from vcrd_ray.training.data_order import DataOrder
-from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
+from vcrd_ray.training.judge_checks import JudgeBounds
 from vcrd_ray.training.signals import LocalSignals
 from vcrd_ray.types import JudgeRequest, JudgeScores, RolloutPair, UpdateReport
 
@@ -53,32 +52,23 @@ class Run:
             "optim": {"lr": 1e-3},
             "lora": {"r": 4, "alpha": 16},
         }
-        self.teacher = TeacherSection.model_validate(changes.pop("teacher_section", {}))
-        path = changes.pop("student_path", STUDENT)
-        self.section = DistillSection.model_validate(options | changes)
-        student = Student(
-            StudentSection(path=path),
-            lora=self.section.lora,
-            train_head=self.section.train_head,
-            device=CPU,
-            seed=0,
-        )
-        self.backend = TorchBackend(student, self.section.optim, num_updates=NUM_UPDATES)
+        sections: dict[str, Any] = {"teacher": changes.pop("teacher_section", {})}
+        sections["student"] = {"path": changes.pop("student_path", STUDENT)}
+        config = Config.model_validate(sections | {"distill": options | changes})
+        student = assemble.student_to_distil(config, CPU)
+        self.batches, self.backend = assemble.make_batches(config, pairs, student, torch_backend)
         self.reports: list[UpdateReport] = []
-        self.batches = Batches(pairs, self.section, seed=0, rank=0, world_size=1)
-        self.distiller = Distiller(
+        self.distiller = assemble.make_distiller(
+            config,
             backend=self.backend,
-            teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
+            batches=self.batches,
             signals=LocalSignals(
                 teacher=teacher,
                 judge=judge,
-                request=teacher_request(self.section, self.teacher, seed=0),
-                only_at=judged_at(self.section.objective.weighting, student.tokenizer),
+                request=assemble.make_teacher_request(config),
+                only_at=judged_at(config.distill.objective.weighting, student.tokenizer),
             ),
-            batches=self.batches,
-            section=self.section,
-            vocab_size=len(student.tokenizer),
-            judge_bounds=JudgeBounds(max_invalid_share=0.01, self_check_tolerance=1e-3),
+            teacher=assemble.Teacher.of(config, student.tokenizer),
         )
 
     def updates(self, first: int = 0, stop: int = NUM_UPDATES) -> Run:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vcrd_ray.config.stages import OptimSection
+from vcrd_ray.config.stages import OptimSection, TrainingSection
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
 from vcrd_ray.models.batching import ResponseBatch
@@ -80,3 +80,8 @@ class TorchBackend:
     def write_version(self, directory: Path, *, merged: bool) -> None:
         """See `Backend`."""
         self.student.write_version(directory, merged=merged)
+
+
+def torch_backend(student: Student, section: TrainingSection, *, num_updates: int, num_micro: int) -> TorchBackend:
+    """What trains a student in one process. Plain torch accumulates until it is told to step, whatever `num_micro`."""
+    return TorchBackend(student, section.optim, num_updates=num_updates)

@@ -188,8 +188,16 @@ def _within(work: Callable[[], float], timeout_s: float, otherwise: str) -> floa
     return found
 
 
+class LocalAnswers(Deferred[list[Rollout]]):
+    """`Answers` in this process: there when they are asked after."""
+
+    def ready(self) -> bool:
+        """Always: asking makes them."""
+        return True
+
+
 class LocalResponses:
-    """`ResponseSource` in this process: written when they are waited for."""
+    """`ResponseSource` and `AnswerSource` in this process: written when they are waited for."""
 
     def __init__(self, writer: ResponseWriter) -> None:
         self._writer = writer
@@ -199,3 +207,7 @@ class LocalResponses:
         work = Deferred(lambda: self._writer.write(order))
         batches = [Deferred(lambda i=i: work.result()[0][i]) for i in range(len(order.batches))]  # type: ignore[misc]
         return list(batches), Deferred(lambda: work.result()[1])
+
+    def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> LocalAnswers:
+        """See `AnswerSource`."""
+        return LocalAnswers(lambda: self._writer.answer(version, prompts))

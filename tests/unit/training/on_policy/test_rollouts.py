@@ -16,14 +16,8 @@ from vcrd_ray.config.methods import with_method
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.engines.loading import load_versioned_engine
 from vcrd_ray.errors import SyncError
-from vcrd_ray.models.backend.torch import TorchBackend
-from vcrd_ray.models.checkpoint_files import load_head, resolve_model
-from vcrd_ray.models.student import Student
-from vcrd_ray.training.batches import Batches
-from vcrd_ray.training.distiller import Distiller, JudgeBounds, teacher_request
-from vcrd_ray.training.on_policy.publisher import Publisher
-from vcrd_ray.training.on_policy.response_log import ResponseLog
-from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
+from vcrd_ray.models.backend.torch import torch_backend
+from vcrd_ray.training import assemble
 from vcrd_ray.training.on_policy.writer import LocalResponses, ResponseWriter, WriterSettings
 from vcrd_ray.training.signals import LocalSignals
 from vcrd_ray.types import RolloutPair, UpdateReport
@@ -69,35 +63,27 @@ class Run:
         # An objective given whole is taken as it is.
         self.config = config if "objective" in distill else with_method(config, method)
         section = self.config.distill
-        student = Student(self.config.student, lora=section.lora, train_head=False, device=CPU, seed=0)
-        self.backend = TorchBackend(student, section.optim, num_updates=NUM_UPDATES)
-        self.batches = Batches(pairs, section, seed=0, rank=0, world_size=1)
+        student = assemble.student_to_distil(self.config, CPU)
+        self.batches, self.backend = assemble.make_batches(self.config, pairs, student, torch_backend)
         self.folder = folder
-        self.publisher = Publisher(backend=self.backend, run_dir=folder, pairs=pairs, merged=False)
-        self.on_policy = OnPolicyRollouts(
-            self.config.rollouts.refresh,
-            self.batches,
-            source=LocalResponses(
-                ResponseWriter(
-                    load_versioned_engine(self.config.rollouts.refresh, self.config.student, lora=section.lora),
-                    WriterSettings.of(self.config),
-                )
-            ),
-            publisher=self.publisher,
-            responses=ResponseLog(folder, decode=student.tokenizer.decode),
-        )
-        self.reports: list[UpdateReport] = []
-        self.distiller = Distiller(
+        engine = load_versioned_engine(self.config.rollouts.refresh, self.config.student, lora=section.lora)
+        self.versions = assemble.make_versions(
+            self.config,
             backend=self.backend,
-            teacher_head=load_head(resolve_model(TEACHER), dtype="float32"),
-            signals=LocalSignals(
-                teacher=teacher, judge=None, request=teacher_request(section, self.config.teacher, seed=0)
-            ),
             batches=self.batches,
-            section=section,
-            vocab_size=len(student.tokenizer),
-            judge_bounds=JudgeBounds(max_invalid_share=0.0, self_check_tolerance=None),
-            on_policy=self.on_policy if self.config.rollouts.refresh.on else None,
+            source=LocalResponses(ResponseWriter(engine, WriterSettings.of(self.config))),
+            run_dir=folder,
+            pairs=pairs,
+        )
+        self.publisher, self.on_policy = self.versions.publisher, self.versions.on_policy
+        self.reports: list[UpdateReport] = []
+        self.distiller = assemble.make_distiller(
+            self.config,
+            backend=self.backend,
+            batches=self.batches,
+            signals=LocalSignals(teacher=teacher, judge=None, request=assemble.make_teacher_request(self.config)),
+            teacher=assemble.Teacher.of(self.config, student.tokenizer),
+            versions=self.versions,
         )
 
     def updates(self, first: int = 0, stop: int = NUM_UPDATES) -> Run:
