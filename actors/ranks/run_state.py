@@ -14,8 +14,6 @@ from actors.ranks.stopping import EarlyStop
 from vcrd_ray.config import Config
 from vcrd_ray.config.stages import TrainingSection
 from vcrd_ray.models.backend import Backend
-from vcrd_ray.models.backend.deepspeed import DeepSpeedBackend
-from vcrd_ray.models.student import Student
 from vcrd_ray.training.trainer import Loop, RunState
 
 
@@ -34,19 +32,6 @@ class RankJob:
     notes: ControlNotes
     must_save_by: float | None
     """Seconds since the epoch."""
-
-
-def deepspeed_backend(
-    config: Config, student: Student, section: TrainingSection, *, num_updates: int, num_micro: int
-) -> DeepSpeedBackend:
-    return DeepSpeedBackend(
-        student,
-        section.optim,
-        num_updates=num_updates,
-        num_micro=num_micro,
-        micro_batch_size=section.micro_batch_size,
-        zero_stage=config.student.zero_stage,
-    )
 
 
 def run_state(

@@ -11,11 +11,12 @@ import torch
 from actors.pools.futures import RemoteResponses, RemoteSignals
 from actors.pools.startup import await_pools
 from actors.ranks.files import RunFiles
-from actors.ranks.run_state import RankJob, deepspeed_backend, run_state
+from actors.ranks.run_state import RankJob, run_state
 from actors.ranks.timeline import Spans
+from vcrd_ray.config import Config
 from vcrd_ray.data.problems import write_rejects
 from vcrd_ray.data.rollouts import read_pairs
-from vcrd_ray.models.backend.deepspeed import use_cpu_accelerator
+from vcrd_ray.models.backend.deepspeed import deepspeed_backend, use_cpu_accelerator
 from vcrd_ray.models.checkpoint_files import device_for, model_fingerprint
 from vcrd_ray.runs.logs import log_as
 from vcrd_ray.runs.storage import local_path
@@ -50,9 +51,7 @@ def _fine_tune(job: RankJob, files: RunFiles, world_size: int) -> None:
     examples, rejects = assemble.examples_of(config, student)
     if files.rank == 0:
         write_rejects(job.run_dir / "rejects.jsonl", rejects)
-    tuner, backend = assemble.make_fine_tuner(
-        config, student, examples, partial(deepspeed_backend, config), world_size=world_size
-    )
+    tuner, backend = assemble.make_fine_tuner(config, student, examples, _backend(config), world_size=world_size)
     fingerprints = {"student": model_fingerprint(student.directory)}
     state = run_state(job, files, tuner, backend, config.sft, fingerprints)
     Trainer(loop=tuner, backend=backend, section=config.sft, run=state).run()
@@ -73,9 +72,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
     )
     if rank == 0:
         write_rejects(job.run_dir / "rejects.jsonl", rejects)
-    batches, backend = assemble.make_batches(
-        config, pairs, student, partial(deepspeed_backend, config), rank=rank, world_size=world_size
-    )
+    batches, backend = assemble.make_batches(config, pairs, student, _backend(config), rank=rank, world_size=world_size)
     versions = None
     if job.rollout is not None:
         source = RemoteResponses(job.rollout, timeout_s=config.cluster.request_timeout_s)
@@ -112,3 +109,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
         fingerprints["judge"] = judge
     state = run_state(job, files, distiller, backend, section, fingerprints)
     Trainer(loop=distiller, backend=backend, section=section, run=state, versions=versions).run()
+
+
+def _backend(config: Config) -> assemble.MakeBackend:
+    return partial(deepspeed_backend, zero_stage=config.student.zero_stage)

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,15 +18,14 @@ from typing import Any, Self
 
 import filelock
 import yaml
-from pydantic import BaseModel
 
 from vcrd_ray.config import Config
 from vcrd_ray.config.run import Resume
-from vcrd_ray.errors import CheckpointError, RunDirectoryError
-from vcrd_ray.runs.logs import log_as, log_to
+from vcrd_ray.errors import RunDirectoryError
 from vcrd_ray.runs.files import read_text, write_json, write_text
-from vcrd_ray.runs.storage import Store
 from vcrd_ray.runs.lease import RunLease
+from vcrd_ray.runs.logs import log_as, log_to
+from vcrd_ray.runs.storage import Store
 
 PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
 

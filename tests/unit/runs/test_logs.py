@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vcrd_ray.runs import logs
 from vcrd_ray.config import Config
+from vcrd_ray.runs import logs
 from vcrd_ray.runs.directory import RunDirectory
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from vcrd_ray.runs import checkpoints
 from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
+from vcrd_ray.runs import checkpoints
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.files import read_jsonl, write_json
 from vcrd_ray.runs.tracking import MetricsLog

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.buckets import Bucket, bucket
-from vcrd_ray.runs import checkpoints, storage
 from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError, StorageError
+from vcrd_ray.runs import checkpoints, storage
 from vcrd_ray.runs.directory import RunDirectory
-from vcrd_ray.runs.storage import Mirror, Store, local_copy
 from vcrd_ray.runs.lease import RunLease
+from vcrd_ray.runs.storage import Mirror, Store, local_copy
 
 __all__ = ["bucket"]
 

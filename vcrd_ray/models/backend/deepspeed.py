@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vcrd_ray.config.stages import OptimSection
+from vcrd_ray.config.stages import OptimSection, TrainingSection
 from vcrd_ray.errors import CheckpointError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
 from vcrd_ray.models.batching import ResponseBatch
@@ -136,3 +136,17 @@ class DeepSpeedBackend:
             if self.rank == 0:
                 work()
         dist.barrier()
+
+
+def deepspeed_backend(
+    student: Student, section: TrainingSection, *, num_updates: int, num_micro: int, zero_stage: int
+) -> DeepSpeedBackend:
+    """What trains a student on one rank of an initialised process group."""
+    return DeepSpeedBackend(
+        student,
+        section.optim,
+        num_updates=num_updates,
+        num_micro=num_micro,
+        micro_batch_size=section.micro_batch_size,
+        zero_stage=zero_stage,
+    )
