@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,31 @@ def make_config(run_dir: Path, directory: Path, *, distill: dict[str, Any] | Non
     return Config.model_validate(made)
 
 
+_shared = ExitStack()
+"""The local Ray of all modules that ask for one: starting it takes as long as many a test."""
+
+
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    assert not ray.is_initialized(), "an earlier module left its Ray behind"
-    # Room for the largest group of any test.
+def local_ray() -> None:
+    """A Ray with room for the largest group of any test."""
+    if ray.is_initialized():
+        return
     room = {
         "student": {"ranks": 2},
         "teacher": {"replicas": 2},
         "judge": {"type": "value_head", "replicas": 2},
         "rollouts": {"refresh": {"every": 1, "replicas": 2}},
     }
-    with ray_cluster(Config.model_validate(room)):
-        yield
+    _shared.enter_context(ray_cluster(Config.model_validate(room)))
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> None:
+    """For who starts clusters of their own."""
+    _shared.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _end_of_ray() -> Iterator[None]:
+    yield
+    _shared.close()

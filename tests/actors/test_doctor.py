@@ -16,7 +16,7 @@ from jobs.ops import doctor
 from vcrd_ray.config import Config
 from vcrd_ray.planning.health import Finding
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.usefixtures("no_ray")]
 ROOT = Path(__file__).parents[2]
 
 

@@ -14,7 +14,7 @@ from tests.conftest import write_rollouts
 from vcrd_ray.config.methods import with_method
 from vcrd_ray.runs.files import read_jsonl
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.usefixtures("local_ray")]
 SHORT = {"num_updates": 3, "checkpoint_every": 1}
 TRUNCATED = {"transport": "top_k", "top_k": 4}
 

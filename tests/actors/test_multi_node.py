@@ -16,7 +16,7 @@ from tests.actors.test_distill_on_ray import assert_bitwise
 from tests.conftest import write_rollouts
 from vcrd_ray.config import Config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.usefixtures("no_ray")]
 IDLE = pytest.mark.skipif(
     os.environ.get("VCRD_FULL") != "1", reason="minutes with six nodes on one machine: set VCRD_FULL=1 on an idle one"
 )

@@ -26,6 +26,8 @@ from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.types import JudgeRequest, JudgeScores
 
 pytestmark = [
+    pytest.mark.full,
+    pytest.mark.usefixtures("no_ray"),
     pytest.mark.slow,
     pytest.mark.usefixtures("local_ray"),
     # It compares seconds, which a machine that is busy with other work has its own idea of.

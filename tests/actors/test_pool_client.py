@@ -498,6 +498,7 @@ class MortalJudge:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("section", [{"replicas": 2}, {"replicas": 1, "merge_requests": 4}], ids=["single", "merged"])
 def test_on_ray_a_request_that_kills_its_judge_is_set_aside_and_all_others_are_answered(
     local_ray: None, tmp_path: Path, section: dict[str, int]

@@ -16,11 +16,12 @@ from actors.pools import pool as pools
 from jobs import distill
 from tests.actors.conftest import make_config
 from tests.actors.test_distill_on_ray import assert_bitwise, kill_roles, losses
-from tests.conftest import write_rollouts
+from tests.conftest import make_pairs, write_rollouts
 from vcrd_ray.config import Config
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.errors import SyncError
 from vcrd_ray.runs.files import read_jsonl
+from vcrd_ray.training.in_process import distil
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 REFRESH = {"every": 2, "ahead": 1, "replicas": 2}
@@ -33,22 +34,25 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rollouts(tmp_path_factory.mktemp("data") / "rollouts", 24)
 
 
-def run(
+def config(
     folder: Path,
     rollouts: Path,
     *,
     refresh: dict[str, Any] | None = None,
     student: dict[str, Any] | None = None,
     **distill_changes: Any,
-) -> Path:
-    config = make_config(
+) -> Config:
+    return make_config(
         folder,
         rollouts,
         distill={"num_updates": 8, "lora": LORA, **distill_changes},
         rollouts={"refresh": REFRESH | (refresh or {}), "sampling": {"max_new_tokens": 24}},
         student=student or {},
     )
-    return distill.run(config)
+
+
+def run(folder: Path, rollouts: Path, **changes: Any) -> Path:
+    return distill.run(config(folder, rollouts, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +81,20 @@ def test_a_run_with_new_responses_leaves_a_record_of_versions_and_staleness(refe
     assert {path.name for path in (reference / "student_versions").iterdir()} == {"000004", "000006"}
 
 
+def test_one_process_without_actors_equals_it(reference: Path, tmp_path: Path) -> None:
+    alone = distil(config(tmp_path, tmp_path), make_pairs(24), run_dir=tmp_path)
+    assert [report.metrics["loss"] for report in alone.reports] == pytest.approx(losses(reference), rel=1e-4)
+    assert [(r["pair"], r["ids"]) for r in kept(tmp_path)] == [(r["pair"], r["ids"]) for r in kept(reference)]
+
+
+@pytest.mark.full
 def test_two_ranks_equal_one(rollouts: Path, reference: Path, tmp_path: Path) -> None:
     two = run(tmp_path, rollouts, student={"ranks": 2})
     assert losses(two) == pytest.approx(losses(reference), rel=1e-4)
     assert [(r["pair"], r["ids"]) for r in kept(two)] == [(r["pair"], r["ids"]) for r in kept(reference)]
 
 
+@pytest.mark.full
 def test_stopped_and_gone_on_with_equals_never_stopped(rollouts: Path, reference: Path, tmp_path: Path) -> None:
     run(tmp_path, rollouts, stop_after=5)
     resumed = run(tmp_path, rollouts)
@@ -90,6 +102,7 @@ def test_stopped_and_gone_on_with_equals_never_stopped(rollouts: Path, reference
     assert kept(resumed) == kept(reference)
 
 
+@pytest.mark.full
 def test_rollout_actors_killed_while_they_write_change_nothing(rollouts: Path, reference: Path, tmp_path: Path) -> None:
     killed: list[int] = []
     stop = threading.Event()
@@ -118,6 +131,7 @@ class Hangs(HFEngine):
         time.sleep(3600)
 
 
+@pytest.mark.full
 def test_a_sync_that_hangs_ends_the_run_in_words(
     rollouts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +145,7 @@ def load_hanging(config: Config) -> HFEngine:
     return Hangs(config.student.path, dtype=config.student.dtype, device=torch.device("cpu"))
 
 
+@pytest.mark.full
 def test_the_student_is_watched_while_it_trains_and_the_best_version_is_kept(
     rollouts: Path, reference: Path, tmp_path: Path
 ) -> None:

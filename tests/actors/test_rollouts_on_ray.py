@@ -28,7 +28,7 @@ from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.types import Prompt, Rollout
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.usefixtures("local_ray")]
 NUM_BLOCKS, PAIRS_A_BLOCK = 12, 16
 
 

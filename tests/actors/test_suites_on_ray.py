@@ -26,7 +26,7 @@ from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.types import Prompt
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 NUM_QUESTIONS = 30
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.jobs.conftest import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 
 def bench(*argv: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from vcrd_ray.data.final_answers import final_answer
 from vcrd_ray.data.problems import read_problems
 from vcrd_ray.runs.files import read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 NUM_QUESTIONS, SAMPLES, BATCH = 100, 2, 4
 NUM_BATCHES = NUM_QUESTIONS * SAMPLES // BATCH
 

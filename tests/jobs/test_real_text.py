@@ -12,7 +12,7 @@ import torch
 from tests.jobs.conftest import ROOT, run
 from vcrd_ray.runs.files import read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 STUDENT_ROWS, TEACHER_ROWS = 640, 704  # padded past the tokenizer, each to its own size, as in Qwen2.5
 

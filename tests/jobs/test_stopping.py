@@ -18,7 +18,7 @@ from tests.jobs.conftest import kill_job, run, start
 from vcrd_ray.runs.files import read_jsonl
 
 __all__ = ["bucket"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 UPDATES = 8
 SHORT = [

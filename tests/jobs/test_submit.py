@@ -98,6 +98,7 @@ def test_a_distillation_is_followed_over_a_broken_connection_to_its_end(
     assert "report.html" in by_ray.stdout
 
 
+@pytest.mark.full
 def test_a_job_that_fails_ends_with_its_reason_and_exit_code(head: Head, tmp_path: Path) -> None:
     left = head.submit("--detach", "--", "distill", "--teacher.path", NOWHERE, "--run.dir", str(tmp_path / "run"))
     assert left.returncode == 0, left.stderr
@@ -114,6 +115,7 @@ def test_a_job_that_fails_ends_with_its_reason_and_exit_code(head: Head, tmp_pat
     assert REASON in by_ray.stdout + by_ray.stderr
 
 
+@pytest.mark.full
 def test_a_follower_may_leave_and_the_job_be_stopped(head: Head, tmp_path: Path) -> None:
     config = tmp_path / "long.yaml"
     config.write_text(yaml.safe_dump(distillation(tmp_path, num_updates=10_000)))

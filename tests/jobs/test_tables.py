@@ -9,7 +9,7 @@ import pytest
 
 from tests.jobs.conftest import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 SMALL = [
     *("--sft.num_updates", "2", "--rollouts.prompts.count", "24", "--distill.num_updates", "2"),
     *("--distill.batch_size", "8", "--distill.micro_batch_size", "8", "--evaluate.prompts.count", "20"),
