@@ -9,32 +9,17 @@ Ends with 1 when something does not fit.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from actors.placement import placement_table, pool_section, role_resources
 from jobs.cli import load_config, run_main
 from vcrd_ray.config import Config
-from vcrd_ray.errors import ConfigError
+from vcrd_ray.planning.node_types import NodeType, read_node_types
 
 PLACEHOLDER = "CHANGE_ME"
 _ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeType:
-    """Nodes that are alike."""
-
-    name: str
-    count: int
-    """As many as there can be."""
-    resources: Mapping[str, float]
-    """What each offers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,39 +42,6 @@ class Ask:
         each = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
         count = f"{self.count}" if self.needed == self.count else f"{self.needed} to {self.count}"
         return f"{count} x {self.role} ({each} each)"
-
-
-def read_node_types(path: Path) -> list[NodeType]:
-    """Node types of a launcher's cluster file, or of a RayCluster or RayJob manifest.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        match content:
-            case {"available_node_types": dict(types), "head_node_type": head}:
-                return [
-                    NodeType(name=name, count=1 if name == head else t["max_workers"], resources=t["resources"])
-                    for name, t in types.items()
-                ]
-            case {"kind": "RayCluster", "spec": spec} | {"kind": "RayJob", "spec": {"rayClusterSpec": spec}}:
-                groups = [{"groupName": "head", "maxReplicas": 1, **spec["headGroupSpec"]}, *spec["workerGroupSpecs"]]
-                return [
-                    NodeType(name=g["groupName"], count=g["maxReplicas"], resources=_pod_resources(g)) for g in groups
-                ]
-    raise ConfigError(f"{path}: neither a cluster file of Ray's launcher nor a RayCluster or RayJob")
-
-
-def _pod_resources(group: Mapping[str, Any]) -> dict[str, float]:
-    """What Ray offers on a pod of this group."""
-    start = group.get("rayStartParams", {})
-    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    resources = {"CPU": float(start.get("num-cpus", limits["cpu"]))}
-    if "nvidia.com/gpu" in limits:
-        resources["GPU"] = float(limits["nvidia.com/gpu"])
-    # A JSON string in quotes of its own, because KubeRay pastes it into a shell command.
-    own: dict[str, float] = json.loads(json.loads(start.get("resources", '"{}"')))
-    return resources | own
 
 
 def stages(config: Config) -> dict[str, list[Ask]]:

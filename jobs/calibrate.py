@@ -27,7 +27,7 @@ from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json
 
 if TYPE_CHECKING:
-    from vcrd_ray.data.processbench import BenchFigures
+    from vcrd_ray.evaluation.processbench import BenchFigures
     from vcrd_ray.judges import Judge
     from vcrd_ray.report.calibration import CalibrationReport, Method
     from vcrd_ray.report.run_data import CheckedResponse
@@ -141,7 +141,7 @@ def run_processbench(
     config: Config, judge: Judge, files: Sequence[Path], *, threshold: float, max_items: int | None
 ) -> list[BenchFigures]:
     """The judge's first errors against the labelled ones; RUN/calibration/processbench.json."""
-    from vcrd_ray.data.processbench import judge_items, read_processbench
+    from vcrd_ray.evaluation.processbench import judge_items, read_processbench
 
     results = []
     for file in files:

@@ -23,7 +23,7 @@ from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_prompts, print_dry_run
 from jobs.suites import SUITES, harness_tasks, make_benchmarks, run_harness, run_suites
 from vcrd_ray.config import Config
-from vcrd_ray.evaluation.statistics import Accuracy, accuracy
+from vcrd_ray.data.accuracy import Accuracy, accuracy
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.files import write_json
 

@@ -22,8 +22,8 @@ from jobs.cli import load_config, run_main
 from jobs.common import model_location, print_dry_run, push_report
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
+from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.errors import ConfigError
-from vcrd_ray.evaluation.statistics import Accuracy
 from vcrd_ray.report.live import wait_share
 from vcrd_ray.runs.files import read_jsonl, write_json
 

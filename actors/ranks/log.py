@@ -10,7 +10,7 @@ from pathlib import Path
 from actors.ranks.gauges import Gauges
 from actors.ranks.notes import ControlNotes
 from vcrd_ray.config import Config
-from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.runs.files import read_jsonl, write_json, write_text
 from vcrd_ray.runs.tracking import MetricsLog, flat_params
 from vcrd_ray.types import UpdateReport

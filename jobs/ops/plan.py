@@ -37,8 +37,8 @@ def read_offers(path: Path) -> list[Offer]:
     Raises:
         ConfigError: it is no cluster file.
     """
-    from deploy.check import read_node_types
     from vcrd_ray.errors import ConfigError
+    from vcrd_ray.planning.node_types import read_node_types
 
     if not path.is_file():
         raise ConfigError(f"--cluster-file {path}: no such file; the shipped one is cluster.yaml")

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.evaluation.answers import Graded
 from vcrd_ray.evaluation.math.passk import Samples, mean_mean_at_k, mean_pass_at_k
-from vcrd_ray.evaluation.statistics import accuracy, bootstrap_interval
+from vcrd_ray.evaluation.statistics import bootstrap_interval
 from vcrd_ray.runs.files import write_json
 
 Backend = Literal["own", "lm-eval"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.judges.calibrated import PositionClass
 from vcrd_ray.report.calibration import HISTOGRAM_BINS, ClassFigures
 from vcrd_ray.report.run_data import TrainingData, display_name

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vcrd_ray.config.stages import TrainingSection
-from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.runs.checkpoints import CheckpointManager, CheckpointRecord, check_resumable
 from vcrd_ray.runs.files import write_json

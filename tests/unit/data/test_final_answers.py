@@ -2,8 +2,8 @@
 
 import pytest
 
+from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.data.final_answers import final_answer, is_correct
-from vcrd_ray.evaluation.statistics import accuracy
 
 
 @pytest.mark.parametrize(

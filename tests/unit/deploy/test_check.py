@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.check import Ask, NodeType, main, placeholders, problems, read_node_types, stages, unplaced
+from deploy.check import Ask, main, placeholders, problems, stages, unplaced
 from jobs.cli import load_config
 from tests.unit.deploy.files import CONFIGS, KUBERAY, LAUNCHER, ROOT
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
+from vcrd_ray.planning.node_types import NodeType, read_node_types
 
 PAPER = ROOT / "jobs" / "configs" / "paper" / "qwen2.5-math-7b-to-1.5b.yaml"
 

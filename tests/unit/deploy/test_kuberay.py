@@ -16,8 +16,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resource
 from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 
 import vcrd_ray
-from deploy.check import read_node_types
 from tests.unit.deploy.files import DEPLOY, KUBERAY, ROOT, cluster_spec, crd_folder, load
+from vcrd_ray.planning.node_types import read_node_types
 
 each_file = pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.evaluation.answers import Graded
 from vcrd_ray.evaluation.results import harness_results, summarize
-from vcrd_ray.evaluation.statistics import accuracy, bootstrap_interval, paired_difference
+from vcrd_ray.evaluation.statistics import bootstrap_interval, paired_difference
 
 
 def graded(counts: list[int], samples: int) -> list[Graded]:

@@ -11,11 +11,11 @@ import yaml
 
 from tests.unit.report.test_page import write_run
 from vcrd_ray.config import Config
+from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.evaluation.answers import Graded
 from vcrd_ray.evaluation.published import PublishedTable, published_for, read_published
 from vcrd_ray.evaluation.results import Backend, BenchmarkFigures, summarize, write_results
 from vcrd_ray.evaluation.scoreboard import read_scoreboard
-from vcrd_ray.evaluation.statistics import accuracy
 from vcrd_ray.report.page import write_report
 
 PAPER = Path(__file__).parents[3] / "jobs" / "configs" / "paper"

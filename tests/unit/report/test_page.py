@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_pairs, write_rollouts
-from vcrd_ray.evaluation.statistics import accuracy
+from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.models.checkpoint_files import resolve_model
 from vcrd_ray.report.page import visible, write_report
 from vcrd_ray.training.telemetry import Telemetry

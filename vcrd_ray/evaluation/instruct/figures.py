@@ -8,10 +8,10 @@ from statistics import fmean
 from pydantic import BaseModel, ConfigDict
 
 from vcrd_ray.config.instruct import Scheme
+from vcrd_ray.data.accuracy import wilson_interval
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.evaluation.instruct.pairwise import PairRecord, Ruling
 from vcrd_ray.evaluation.instruct.prompts import Order
-from vcrd_ray.evaluation.statistics import wilson_interval
 
 
 class WinRate(BaseModel):

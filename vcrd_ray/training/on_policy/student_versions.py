@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vcrd_ray.evaluation.statistics import Accuracy
+from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.training.on_policy.publisher import Publisher
 from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
 from vcrd_ray.training.on_policy.validator import Validator

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vcrd_ray.data.accuracy import Accuracy, accuracy
 from vcrd_ray.data.final_answers import is_correct
-from vcrd_ray.evaluation.statistics import Accuracy, accuracy
 from vcrd_ray.runs.files import read_jsonl, replace_directory, write_json, write_text
 from vcrd_ray.training.on_policy.policy_versions import read_version, version_directory
 from vcrd_ray.training.on_policy.publisher import Publisher

@@ -5,11 +5,11 @@ from math import comb
 
 import pytest
 
+from vcrd_ray.data.accuracy import wilson_interval
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.evaluation.instruct.figures import figures
 from vcrd_ray.evaluation.instruct.pairwise import PairRecord, Ruling, score_of
 from vcrd_ray.evaluation.instruct.prompts import Order, Verdict
-from vcrd_ray.evaluation.statistics import wilson_interval
 
 
 def _ruling(order: Order, verdict: str) -> Ruling:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcrd_ray.data.processbench import (
+from vcrd_ray.errors import DataError, ModelError
+from vcrd_ray.evaluation.processbench import (
     NO_ERROR,
     BenchItem,
     bench_figures,
@@ -18,7 +19,6 @@ from vcrd_ray.data.processbench import (
     judge_items,
     read_processbench,
 )
-from vcrd_ray.errors import DataError, ModelError
 from vcrd_ray.judges.oracle import OracleJudge
 from vcrd_ray.tiny.tokenizer import build_tokenizer
 from vcrd_ray.types import FloatArray, StepSolution

@@ -1,0 +1,57 @@
+"""Cluster files -> the kinds of node that they offer. Knows no cloud, and no cluster that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vcrd_ray.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeType:
+    """Nodes that are alike."""
+
+    name: str
+    count: int
+    """As many as there can be."""
+    resources: Mapping[str, float]
+    """What each offers."""
+
+
+def read_node_types(path: Path) -> list[NodeType]:
+    """Node types of a launcher's cluster file, or of a RayCluster or RayJob manifest.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        match content:
+            case {"available_node_types": dict(types), "head_node_type": head}:
+                return [
+                    NodeType(name=name, count=1 if name == head else t["max_workers"], resources=t["resources"])
+                    for name, t in types.items()
+                ]
+            case {"kind": "RayCluster", "spec": spec} | {"kind": "RayJob", "spec": {"rayClusterSpec": spec}}:
+                groups = [{"groupName": "head", "maxReplicas": 1, **spec["headGroupSpec"]}, *spec["workerGroupSpecs"]]
+                return [
+                    NodeType(name=g["groupName"], count=g["maxReplicas"], resources=_pod_resources(g)) for g in groups
+                ]
+    raise ConfigError(f"{path}: neither a cluster file of Ray's launcher nor a RayCluster or RayJob")
+
+
+def _pod_resources(group: Mapping[str, Any]) -> dict[str, float]:
+    """What Ray offers on a pod of this group."""
+    start = group.get("rayStartParams", {})
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    resources = {"CPU": float(start.get("num-cpus", limits["cpu"]))}
+    if "nvidia.com/gpu" in limits:
+        resources["GPU"] = float(limits["nvidia.com/gpu"])
+    # A JSON string in quotes of its own, because KubeRay pastes it into a shell command.
+    own: dict[str, float] = json.loads(json.loads(start.get("resources", '"{}"')))
+    return resources | own
