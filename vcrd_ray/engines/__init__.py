@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
@@ -13,6 +13,7 @@ Use = Literal["generate", "annotate"]
 """What a process holds an engine for."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Generates responses and annotates given ones; token ids in, token ids out. Stateless between calls."""
 
@@ -28,6 +29,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class VersionedEngine(Protocol):
     """Generates with the weights of a model that is trained elsewhere."""
 

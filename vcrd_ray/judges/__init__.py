@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from vcrd_ray.types import FloatArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -27,6 +27,7 @@ class JudgeProfile:
     """Where its training put labels, in words: reads elsewhere extrapolate."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Scores r(c, a) of trajectory tokens and of other proposals, score = sigmoid(logit). Stateless between requests."""
 

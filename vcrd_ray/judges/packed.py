@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ _BRANCHY = 0.6
 """Branch tokens for each trunk token beyond which causal attention twice is faster than a mask."""
 
 
+@runtime_checkable
 class JudgeFormat(Protocol):
     """A family's input format, and where in it scores are read. Knows tokenizers only."""
 

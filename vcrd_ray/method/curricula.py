@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +26,9 @@ class TaidState:
     change: float = 0.0
     previous_loss: float = math.nan
 
-    def after(self, loss: float, *, progress: float, start: float, end: float, rate: float, momentum: float) -> Self:
+    def after(
+        self, loss: float, *, progress: float, start: float, end: float, rate: float, momentum: float
+    ) -> TaidState:
         """The state after an update of this loss; `progress` is the share of all updates done."""
         fall = 0.0 if math.isnan(self.previous_loss) else (self.previous_loss - loss) / (self.previous_loss + 1e-15)
         change = momentum * self.change + (1 - momentum) * fall
@@ -47,7 +48,7 @@ class MixingState:
     reference: float = math.nan
     """Validation loss that a rise is measured from: the one before training, then the last that counted as a rise."""
 
-    def after(self, validation_loss: float, *, step: float, tolerance: float) -> Self:
+    def after(self, validation_loss: float, *, step: float, tolerance: float) -> MixingState:
         """The state after a validation."""
         if math.isnan(self.reference):
             return replace(self, reference=validation_loss)

@@ -6,7 +6,6 @@ Pure; knows no models and no files.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ class ObjectiveState:
     """Owner's advantage on teacher and on student prefixes in the first update (DistiLLM-2's adaptive skew)."""
 
     @classmethod
-    def initial(cls, section: ObjectiveSection) -> Self:
+    def initial(cls, section: ObjectiveSection) -> ObjectiveState:
         """Before the first update."""
         taid = next((s for s in (section.on_teacher, section.on_student) if isinstance(s, objective.Taid)), None)
         return cls(
@@ -43,7 +42,7 @@ class ObjectiveState:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, record: dict[str, object]) -> Self:
+    def from_record(cls, record: dict[str, object]) -> ObjectiveState:
         """Inverse of `to_record`."""
         taid, mixing, anchors = (record.get(name) for name in ("taid", "mixing", "anchors"))
         return cls(
@@ -52,7 +51,7 @@ class ObjectiveState:
             anchors=(anchors[0], anchors[1]) if isinstance(anchors, list | tuple) else None,
         )
 
-    def after_update(self, section: ObjectiveSection, *, loss: float, progress: float) -> Self:
+    def after_update(self, section: ObjectiveSection, *, loss: float, progress: float) -> ObjectiveState:
         """The state after an update of this loss; `progress` is the share done."""
         taid = next((s for s in (section.on_teacher, section.on_student) if isinstance(s, objective.Taid)), None)
         if taid is None or self.taid is None:

@@ -150,7 +150,12 @@ def difference_weights(scored: ScoredProposals, *, special_ids: Collection[int],
 
 
 def teacher_prob_weights(
-    prob_of_argmax: FloatArray, collision: FloatArray, *, gamma: float, clamp: float, eps: float
+    prob_of_argmax: npt.NDArray[np.floating],
+    collision: npt.NDArray[np.floating],
+    *,
+    gamma: float,
+    clamp: float,
+    eps: float,
 ) -> Weights:
     """The PRM-free rule: raw = p(argmax q) / (sum p^2 + eps), w = exp(clip(gamma ln raw, -ln clamp, ln clamp)).
 

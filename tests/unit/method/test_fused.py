@@ -289,8 +289,8 @@ def test_a_head_smaller_than_the_vocabulary_is_refused() -> None:
         fused(DIVERGENCES[0], given | {"student_head": given["student_head"][:5]})
 
 
-def test_rows_that_do_not_match_are_refused() -> None:
-    """Nine teacher rows would leave a chunk of one, which broadcasting would spread over four."""
+def test_tokens_that_do_not_match_are_refused(unchecked: None) -> None:
+    """Nine teacher tokens would leave a chunk of one, which broadcasting would spread over four."""
     given = inputs()
     with pytest.raises(ValueError, match="student_hidden has 13 tokens, teacher_hidden 9"):
         fused(DIVERGENCES[0], given | {"teacher_hidden": given["teacher_hidden"][:9]})

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcrd_ray.method.divergences.protocol import LogProbs, PerToken
 from vcrd_ray.method.divergences.skewed import SkewedKL, SkewedReverseKL
 
 _FORWARD = SkewedKL(alpha=0)
@@ -28,14 +29,14 @@ class AdaptiveKL:
         if not 0 < self.head_mass < 1:
             raise ValueError(f"head_mass {self.head_mass} is outside (0, 1); at 1 it is the forward KL")
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         head = self.head_share(teacher_logp=teacher_logp, student_logp=student_logp)
         forward = _FORWARD.value(teacher_logp=teacher_logp, student_logp=student_logp)
         reverse = _REVERSE.value(teacher_logp=teacher_logp, student_logp=student_logp)
         return _mixed(head, forward, reverse)
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         head = self.head_share(teacher_logp=teacher_logp, student_logp=student_logp)
         forward, gradient = _FORWARD.value_and_grad(teacher_logp=teacher_logp, student_logp=student_logp)

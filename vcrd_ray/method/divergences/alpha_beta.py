@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vcrd_ray.method.divergences.protocol import logit_gradient
+from vcrd_ray.method.divergences.protocol import LogProbs, PerToken, logit_gradient
 
 _SMALLEST_SUM = 0.01
 """Of a + b, where it is not 0: the formula divides by it, so a smaller one would leave mostly rounding errors."""
@@ -29,11 +29,11 @@ class AlphaBeta:
     def __post_init__(self) -> None:
         check_exponents(self.alpha, self.beta)
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         return alpha_beta(teacher_logp, student_logp, alpha=self.alpha, beta=self.beta).sum(-1)
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         value = alpha_beta(teacher_logp, student_logp, alpha=self.alpha, beta=self.beta).sum(-1)
         sensitivity = alpha_beta_sensitivity(teacher_logp, student_logp, alpha=self.alpha, beta=self.beta)

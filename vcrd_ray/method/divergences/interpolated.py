@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vcrd_ray.method.divergences.alpha_beta import alpha_beta, alpha_beta_sensitivity, check_exponents
-from vcrd_ray.method.divergences.protocol import logit_gradient
+from vcrd_ray.method.divergences.protocol import LogProbs, PerToken, logit_gradient
 from vcrd_ray.method.divergences.skewed import check_share, expected_log_ratio
 
 
@@ -27,12 +27,12 @@ class InterpolatedTarget:
     def __post_init__(self) -> None:
         check_share(t=self.t)
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         target = self.target(teacher_logp=teacher_logp, student_logp=student_logp).exp()
         return -(target * student_logp.masked_fill(target == 0, 0.0)).sum(-1)
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         target = self.target(teacher_logp=teacher_logp, student_logp=student_logp).exp_()
         value = -(target * student_logp.masked_fill(target == 0, 0.0)).sum(-1)
@@ -68,7 +68,7 @@ class AlphaMixture:
             raise ValueError(f"alpha {self.alpha} is above 1, where a token of either zero makes the mixture zero")
         check_exponents(*self.exponents)
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         names = {"p": teacher_logp, "q": student_logp}
         names["r"] = self.log_mixture(teacher_logp=teacher_logp, student_logp=student_logp)
@@ -77,7 +77,7 @@ class AlphaMixture:
             return expected_log_ratio(x, y)
         return alpha_beta(x, y, alpha=self.exponents[0], beta=self.exponents[1]).sum(-1)
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         mixture = self.log_mixture(teacher_logp=teacher_logp, student_logp=student_logp)
         names = {"p": teacher_logp, "q": student_logp, "r": mixture}

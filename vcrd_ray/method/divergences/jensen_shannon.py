@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from vcrd_ray.method.divergences.protocol import LogProbs, PerToken
 from vcrd_ray.method.divergences.skewed import expected_log_ratio, log_mixture, log_ratio_to_mixture
 
 
@@ -26,14 +25,14 @@ class GeneralizedJSD:
                 " SkewedKL(alpha=0), by 1 SkewedReverseKL(alpha=0)"
             )
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         mixture = log_mixture(teacher_logp, student_logp, share=self.beta)
         return self.beta * expected_log_ratio(teacher_logp, mixture) + (1 - self.beta) * expected_log_ratio(
             student_logp, mixture
         )
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         signal = log_ratio_to_mixture(teacher_logp, student_logp, share=self.beta)
         value = signal.mul_(teacher_logp.exp()).sum(-1).mul_(self.beta)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+LogProbs = Float[Tensor, "n v"]
+"""Log-probabilities of the vocabulary at each token; gradients by logits have the same shape."""
+PerToken = Float[Tensor, " n"]
 
+
+@runtime_checkable
 class Divergence(Protocol):
     """One divergence. Rows are independent; arithmetic is done in the dtype given (float32 or float64)."""
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcrd_ray.method.divergences.protocol import LogProbs, PerToken
+
 _AS_GOOD_AS_ZERO = -1e30
 """A log-probability whose exponential is zero in every dtype."""
 
@@ -30,11 +32,11 @@ class SkewedKL:
         if not isinstance(self.alpha, Tensor):
             check_share(alpha=self.alpha)
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         return expected_log_ratio(teacher_logp, log_mixture(teacher_logp, student_logp, share=self.alpha))
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         if _is_zero(self.alpha):
             # u = p/q has no bound, but q u = p: the forward KL's gradient is q - p.
@@ -63,12 +65,12 @@ class SkewedReverseKL:
         if not isinstance(self.alpha, Tensor):
             check_share(alpha=self.alpha)
 
-    def value(self, *, teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
+    def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
         """See `Divergence`."""
         inside = student_logp.detach() if self.detach_mixture else student_logp
         return expected_log_ratio(student_logp, log_mixture(inside, teacher_logp, share=self.alpha))
 
-    def value_and_grad(self, *, teacher_logp: Tensor, student_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
         """See `Divergence`."""
         student = student_logp.exp()
         if _is_zero(self.alpha):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -11,6 +11,7 @@ from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.student import Student
 
 
+@runtime_checkable
 class Backend(Protocol):
     """One rank of a training group.
 
