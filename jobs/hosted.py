@@ -16,7 +16,7 @@ from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, Tea
 _START_S = 240.0
 
 
-class HostedEngine:
+class HostedEngine(Engine, VersionedEngine):
     """`Engine` and `VersionedEngine` that pass calls on; an exception there is raised here."""
 
     fingerprint: str
@@ -41,21 +41,17 @@ class HostedEngine:
         return self
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
-        """See `Engine.generate`."""
         answer: list[Rollout] = self._ask("generate", prompts, sampling, seed=seed)
         return answer
 
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
-        """See `Engine.annotate`."""
         answer: TeacherSignals = self._ask("annotate", batch, request)
         return answer
 
     def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
-        """See `VersionedEngine`."""
         self._ask("load_version", directory, kind)
 
     def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
-        """See `VersionedEngine`."""
         answer: FloatArray = self._ask("logprobs", prompt, response)
         return answer
 

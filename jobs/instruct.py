@@ -219,7 +219,6 @@ class _Shown:
         self._progress = progress
 
     def ask(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Reply | Refusal]]:
-        """See `ChatJudge`."""
         for done, answer in enumerate(self._judge.ask(prompts), 1):
             self._progress.set(done, total=len(prompts))
             yield answer

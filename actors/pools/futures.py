@@ -8,13 +8,20 @@ from actors.pools.client import Part, PoolClient
 from actors.pools.pool import Pool
 from actors.pools.requests import Request
 from vcrd_ray.errors import JudgeError
-from vcrd_ray.training.on_policy.requests import Answers, PolicyVersion, ResponseRequest, Written
-from vcrd_ray.training.signals import Future, done
+from vcrd_ray.training.on_policy.requests import (
+    Answers,
+    AnswerSource,
+    PolicyVersion,
+    ResponseRequest,
+    ResponseSource,
+    Written,
+)
+from vcrd_ray.training.signals import Future, SignalSource, done
 from vcrd_ray.training.telemetry import JudgeTraffic
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
 
 
-class _RemoteScores:
+class _RemoteScores(Future[JudgeScores]):
     """A judge's answer, or that there is none."""
 
     def __init__(
@@ -35,7 +42,6 @@ class _RemoteScores:
         self._timeout_s = timeout_s
 
     def result(self) -> JudgeScores:
-        """See `Future`."""
         answer = self._client.result(self._request, timeout_s=self._timeout_s)
         if self._request.quarantined:
             if self._client.num_quarantined > self._max_set_aside:
@@ -49,7 +55,7 @@ class _RemoteScores:
         return cast(JudgeScores, answer)
 
 
-class _RemoteTeacher:
+class _RemoteTeacher(Future[TeacherSignals]):
     """A teacher's answer, and its proposals for the judge."""
 
     def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
@@ -57,12 +63,11 @@ class _RemoteTeacher:
         self._timeout_s = timeout_s
 
     def result(self) -> TeacherSignals:
-        """See `Future`."""
         client, request = self.proposals.client, self.proposals.request
         return cast(TeacherSignals, client.result(request, timeout_s=self._timeout_s)[0])
 
 
-class _RemotePart:
+class _RemotePart(Future[Any]):
     """One of the results of an order."""
 
     def __init__(self, part: Part, timeout_s: float) -> None:
@@ -70,7 +75,6 @@ class _RemotePart:
         self._timeout_s = timeout_s
 
     def result(self) -> Any:
-        """See `Future`."""
         return self.part.client.result(self.part.request, timeout_s=self._timeout_s)[self.part.index]
 
 
@@ -83,7 +87,7 @@ class RemoteBatch(_RemotePart):
         """The same with the responses that there were before."""
 
 
-class _RemoteAnswers:
+class _RemoteAnswers(Answers):
     """Answers of a version."""
 
     def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
@@ -91,15 +95,13 @@ class _RemoteAnswers:
         self._timeout_s = timeout_s
 
     def ready(self) -> bool:
-        """See `Answers`."""
         return self._client.is_done(self._request)
 
     def result(self) -> list[Rollout]:
-        """See `Future`."""
         return cast(list[Rollout], self._client.result(self._request, timeout_s=self._timeout_s))
 
 
-class RemoteResponses:
+class RemoteResponses(ResponseSource, AnswerSource):
     """`ResponseSource` and `AnswerSource` through a pool."""
 
     def __init__(self, pool: Pool, *, timeout_s: float) -> None:
@@ -107,7 +109,6 @@ class RemoteResponses:
         self._timeout_s = timeout_s
 
     def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
-        """See `ResponseSource`."""
         first, count = order.batches[0], len(order.batches)
         name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
         request = self._client.submit(Request(id=name, method="write", args=(order,), num_results=count + 1))
@@ -116,13 +117,12 @@ class RemoteResponses:
         return list(batches), _RemotePart(parts[-1], self._timeout_s)
 
     def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> Answers:
-        """See `AnswerSource`."""
         name = f"answers of version {version.number} from {prompts[0].id}"
         request = self._client.submit(Request(id=name, method="answer", args=(version, prompts)))
         return _RemoteAnswers(self._client, request, self._timeout_s)
 
 
-class RemoteSignals:
+class RemoteSignals(SignalSource):
     """`SignalSource` through actor pools."""
 
     def __init__(
@@ -149,7 +149,6 @@ class RemoteSignals:
         return JudgeTraffic() if self._judge is None else self._judge.take_traffic()
 
     def request_teacher(self, batch: Future[PairBatch]) -> Future[TeacherSignals]:
-        """See `SignalSource`."""
         assert self._teacher is not None
         args = (_argument(batch), self._request)
         request = Request(id=self._name(batch, "annotate"), method="annotate", args=args, num_results=2)
@@ -158,16 +157,14 @@ class RemoteSignals:
     def request_student_prefix_scores(
         self, batch: Future[PairBatch], teacher: Future[TeacherSignals]
     ) -> Future[JudgeScores]:
-        """See `SignalSource`. The proposals go from the teacher's node to the judge's, not through here."""
+        """The proposals go from the teacher's node to the judge's, not through here."""
         assert isinstance(teacher, _RemoteTeacher)
         return self._score(batch, "student", teacher.proposals)
 
     def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Future[JudgeScores]:
-        """See `SignalSource`."""
         return self._score(done(batch), "teacher", proposals)
 
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
-        """See `SignalSource`."""
         assert self._judge is not None
         request = self._ask("self_check", done(batch), side, proposals)
         difference = self._judge.result(request, timeout_s=self._timeout_s)

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from ray.experimental import internal_kv
 
-from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag, Transport
 from vcrd_ray.errors import VcrdError
 
 _FETCH_S = 60
@@ -35,7 +35,7 @@ def _mark(tag: Tag) -> bytes:
     return f"vcrd_ray/judge/{tag.id}".encode()
 
 
-class RayTransport:
+class RayTransport(Transport):
     """`Transport` to a pool of actors."""
 
     def __init__(self, replicas: Sequence[Any], *, marked: bool) -> None:
@@ -45,17 +45,14 @@ class RayTransport:
         self._actor_ids = {replica._actor_id.hex() for replica in replicas}
 
     def send(self, replica: int, request: Request, args: Sequence[Any], tag: Tag) -> _Ticket:
-        """See `Transport`."""
         method = getattr(self._replicas[replica], request.method).options(num_returns=request.num_results)
         refs = method.remote(*args, tag) if self._marked else method.remote(*args)
         return (refs,) if request.num_results == 1 else tuple(refs)
 
     def probe(self, replica: int) -> _Ticket:
-        """See `Transport`."""
         return (self._replicas[replica].ready.remote(),)
 
     def wait(self, tickets: Sequence[_Ticket], timeout_s: float) -> list[_Ticket]:
-        """See `Transport`."""
         if not tickets:
             time.sleep(timeout_s)
             return []
@@ -66,7 +63,6 @@ class RayTransport:
         return [by_ref[ref] for ref in [*first, *more]]
 
     def answer(self, ticket: _Ticket) -> Any:
-        """See `Transport`."""
         try:
             found = ray.get(list(ticket), timeout=_FETCH_S)
         except (ObjectLostError, GetTimeoutError) as error:
@@ -84,17 +80,14 @@ class RayTransport:
         return found[0] if len(ticket) == 1 else found
 
     def part(self, ticket: _Ticket, index: int) -> Any:
-        """See `Transport`."""
         return ticket[index]
 
     def was_running(self, tag: Tag) -> bool:
-        """See `Transport`."""
         return self._marked and bool(internal_kv._internal_kv_del(_mark(tag)))
 
     def forget(self, ticket: _Ticket) -> None:
-        """See `Transport`. It may still wait for its arguments, and would run later, unasked for."""
+        """It may still wait for its arguments, and would run later, unasked for."""
         ray.cancel(ticket[0])
 
     def now(self) -> float:
-        """See `Transport`."""
         return time.monotonic()

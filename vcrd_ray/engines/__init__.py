@@ -37,7 +37,7 @@ class VersionedEngine(Protocol):
     """Identifies the weights that it was started with."""
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
-        """See `Engine.generate`."""
+        """One response to each prompt, as an `Engine` gives it."""
         ...
 
     def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:

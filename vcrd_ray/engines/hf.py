@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.engines import Engine, VersionedEngine
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
@@ -24,7 +25,7 @@ from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 
-class HFEngine:
+class HFEngine(Engine, VersionedEngine):
     """One causal language model in one process."""
 
     def __init__(self, path: str, *, dtype: str, device: torch.device, max_batch_tokens: int | None = None) -> None:
@@ -44,7 +45,7 @@ class HFEngine:
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
-        """See `Engine.generate`. Prompts of like lengths share a batch."""
+        """Prompts of like lengths share a batch."""
         check_lengths(prompts, sampling, max_length=self._max_length, setting="its positions")
         found: dict[int, Rollout] = {}
         for batch in self._batches(prompts, sampling):
@@ -81,7 +82,7 @@ class HFEngine:
 
     @torch.inference_mode()
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
-        """See `Engine.annotate`. Proposals are drawn at temperature 1 from the exact distribution."""
+        """Proposals are drawn at temperature 1 from the exact distribution."""
         start = time.perf_counter()
         inputs = response_batch(batch.pairs, pad_id(self._tokenizer), self._device)
         backbone = self._model.get_decoder()
@@ -91,7 +92,6 @@ class HFEngine:
         return replace(teacher_signals(batch, hidden, head, request), seconds=time.perf_counter() - start)
 
     def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
-        """See `VersionedEngine`."""
         # Making modules draws random numbers, which a trainer in this process would miss.
         with torch.random.fork_rng(devices=[]):
             if kind == "weights":
@@ -113,7 +113,6 @@ class HFEngine:
 
     @torch.inference_mode()
     def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
-        """See `VersionedEngine`."""
         ids = torch.from_numpy(np.concatenate([prompt, response])).long().to(self._device)[None]
         logits = self._model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
         found = torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.config.models import VllmSection
-from vcrd_ray.engines import Use
+from vcrd_ray.engines import Engine, Use, VersionedEngine
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
@@ -34,7 +34,7 @@ _SELF_TEST_KL = {"float32": 1e-6, "bfloat16": 1e-2}
 """Largest divergence, in nats a token, between two answers about one text that is still rounding."""
 
 
-class VLLMEngine:
+class VLLMEngine(Engine, VersionedEngine):
     """One model in one vLLM engine of this process."""
 
     def __init__(
@@ -72,7 +72,7 @@ class VLLMEngine:
             self._self_test(_SELF_TEST_KL[dtype])
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
-        """See `Engine.generate`. vLLM draws with generators of its own: other tokens than the Hugging Face engine's.
+        """vLLM draws with generators of its own: other tokens than the Hugging Face engine's.
 
         Raises:
             DataError: a prompt with the longest response does not fit; never cut without a word.
@@ -100,7 +100,6 @@ class VLLMEngine:
         return [self._rollout(prompt.id, output.outputs[0]) for prompt, output in zip(prompts, outputs, strict=True)]
 
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
-        """See `Engine.annotate`."""
         self._check_use("annotate")
         start = time.perf_counter()
         both_sides = [
@@ -115,7 +114,6 @@ class VLLMEngine:
         return replace(signals, seconds=time.perf_counter() - start)
 
     def load_version(self, directory: Path, kind: Literal["adapter", "weights"]) -> None:
-        """See `VersionedEngine`."""
         self._check_use("generate")
         if kind == "adapter":
             from vllm.lora.request import LoRARequest
@@ -133,7 +131,7 @@ class VLLMEngine:
             )
 
     def logprobs(self, prompt: IntArray, response: IntArray) -> FloatArray:
-        """See `VersionedEngine`. For short texts: vLLM gives a Python object for each token."""
+        """For short texts: vLLM gives a Python object for each token."""
         self._check_use("generate")
         from vllm import SamplingParams
 

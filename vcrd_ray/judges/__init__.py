@@ -31,9 +31,8 @@ class JudgeProfile:
 class Judge(Protocol):
     """Scores r(c, a) of trajectory tokens and of other proposals, score = sigmoid(logit). Stateless between requests."""
 
-    @property
-    def profile(self) -> JudgeProfile:
-        """What it is and what it can do."""
+    profile: JudgeProfile
+    """What it is and what it can do."""
 
     def score(self, request: JudgeRequest) -> JudgeScores:
         """Logits of every trajectory token and of every proposal.

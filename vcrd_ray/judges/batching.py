@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from vcrd_ray.judges import Judge, JudgeProfile
+from vcrd_ray.judges import Judge
 from vcrd_ray.types import FloatArray, JudgeRequest, JudgeScores, StepSolution
 
 
@@ -33,26 +33,22 @@ class _Waiting:
         return self.answer is not None or self.error is not None
 
 
-class BatchingJudge:
+class BatchingJudge(Judge):
     """`Judge` for several threads: what arrives while a pass runs shares the next one."""
 
     def __init__(self, judge: Judge, *, max_requests: int) -> None:
         """At most `max_requests` requests share a pass."""
         self._judge = judge
+        self.profile = judge.profile
         self._max_requests = max_requests
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._pass_lock = threading.Lock()
 
-    @property
-    def profile(self) -> JudgeProfile:
-        """See `Judge`."""
-        return self._judge.profile
-
     def score(
         self, request: JudgeRequest, *, alone: bool = False, during: AbstractContextManager[object] | None = None
     ) -> JudgeScores:
-        """See `Judge`. Tokens and seconds of a pass are divided by the number of scores, rounded to whole tokens.
+        """Tokens and seconds of a pass are divided by the number of scores, rounded to whole tokens.
 
         Args:
             alone: share the pass with nobody.
@@ -71,7 +67,7 @@ class BatchingJudge:
         return mine.answer
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
-        """See `Judge`; never shared."""
+        """Never shared."""
         with self._pass_lock:
             return self._judge.score_steps(solutions)
 
@@ -83,7 +79,7 @@ class BatchingJudge:
         seed: int,
         during: AbstractContextManager[object] | None = None,
     ) -> float:
-        """See `Judge`; never shared. `during` is held while it is worked on."""
+        """Never shared. `during` is held while it is worked on."""
         with self._pass_lock, during or nullcontext():
             return self._judge.self_check(request, num_branches=num_branches, seed=seed)
 

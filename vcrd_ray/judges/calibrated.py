@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.judges import Judge, JudgeProfile
+from vcrd_ray.judges import Judge
 from vcrd_ray.models.checkpoint_files import special_ids, token_ids_with
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -135,7 +135,7 @@ class StepPositions:
         return classes
 
 
-class CalibratedJudge:
+class CalibratedJudge(Judge):
     """Another judge, both logits of each row mapped by the class of its trajectory position.
 
     One map for both proposals of a row, so that equal scores stay equal. Special tokens, whose scores nobody measures, and
@@ -164,9 +164,7 @@ class CalibratedJudge:
         self._judge = judge
         self._maps = calibration.maps
         self._positions = StepPositions(tokenizer)
-        self.profile: JudgeProfile = replace(
-            inner, fingerprint=f"{inner.fingerprint}+calibration-{calibration.fingerprint}"
-        )
+        self.profile = replace(inner, fingerprint=f"{inner.fingerprint}+calibration-{calibration.fingerprint}")
 
     def score(self, request: JudgeRequest) -> JudgeScores:
         """Calibrated logits of every trajectory token and of every proposal."""
@@ -184,7 +182,7 @@ class CalibratedJudge:
         return replace(scores, trunk_logit=trunk, branch_logit=proposal)
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
-        """See `Judge`; the map of step ends."""
+        """Mapped by the map of step ends."""
         return [self._maps["step_end"].apply(logits) for logits in self._judge.score_steps(solutions)]
 
     def self_check(self, request: JudgeRequest, *, num_branches: int, seed: int) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.judges import Judge, JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
 from vcrd_ray.judges.self_check import largest_difference
@@ -111,7 +111,7 @@ class _Asked:
         return len(self.ids) - 1
 
 
-class ImplicitJudge:
+class ImplicitJudge(Judge):
     """Two language models whose log-ratio is the judge's logit."""
 
     def __init__(

@@ -10,14 +10,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import DataError
-from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.judges import Judge, JudgeProfile
 from vcrd_ray.judges.packed_trees import branch_positions
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
 from vcrd_ray.tiny.world import Problem, parse_question
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 
-class OracleJudge:
+class OracleJudge(Judge):
     """Knows of every token whether it is valid, and says so with a fixed confidence."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, confidence: float) -> None:

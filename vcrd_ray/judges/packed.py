@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.judges import Judge, JudgeProfile
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.checkpoint import check_readable
 from vcrd_ray.judges.packed_trees import Tree, pack
@@ -41,7 +41,7 @@ class JudgeFormat(Protocol):
         """Input ids, and the index at which each step's score is read: the authors' own use. [n] and [steps]"""
 
 
-class PackedJudge:
+class PackedJudge(Judge):
     """A backbone, a head over its final states, and a reading."""
 
     def __init__(
@@ -128,7 +128,6 @@ class PackedJudge:
 
     @torch.inference_mode()
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
-        """See `Judge`."""
         inputs = [self._reading.steps(solution) for solution in solutions]
         for s, (ids, _) in enumerate(inputs):
             self._check(f"solution {s}", ids, num_positions=len(ids))

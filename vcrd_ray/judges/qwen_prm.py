@@ -27,7 +27,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
-from vcrd_ray.judges.packed import PackedJudge
+from vcrd_ray.judges.packed import JudgeFormat, PackedJudge
 from vcrd_ray.judges.packed_trees import BoolArray, Tree, branch_positions
 from vcrd_ray.models.checkpoint_files import load_tokenizer, special_ids, token_ids_with, tokenizer_fingerprint
 from vcrd_ray.types import IntArray, StepSolution
@@ -107,7 +107,7 @@ def two_label_head(
     return lambda hidden: torch.relu(hidden @ inner.T + inner_bias) @ row + offset
 
 
-class SeparatorFormat:
+class SeparatorFormat(JudgeFormat):
     """Chat prompt, response with a separator behind each complete step; branches that end in a separator."""
 
     def __init__(
@@ -129,7 +129,6 @@ class SeparatorFormat:
         self._prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._prompt_ids)
 
     def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
-        """See `JudgeFormat`."""
         prompt = self._prompt(question)
         closes: BoolArray = np.isin(response, self._step_ends)
         judged = branch_positions(response, proposal, self._special_ids)
@@ -169,7 +168,7 @@ class SeparatorFormat:
         )
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
-        """See `JudgeFormat`: the steps with a separator behind each, as an assistant's message in the chat template."""
+        """The steps with a separator behind each, as an assistant's message in the chat template."""
         content = "".join(f"{step}{self._separator_text}" for step in solution.steps)
         messages = [*self._messages(solution.question), {"role": "assistant", "content": content}]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)

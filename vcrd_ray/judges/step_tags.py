@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.judges import JudgeProfile
+from vcrd_ray.judges import Judge, JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
 from vcrd_ray.models.checkpoint_files import load_tokenizer, tokenizer_fingerprint
@@ -125,7 +125,7 @@ class VerdictReading(Protocol):
         """Input ids, and the index at which each step's verdict is predicted; at least one step. [n] and [steps]"""
 
 
-class MathShepherdReading:
+class MathShepherdReading(VerdictReading):
     """One text with a tag behind each step; the verdict stands in the place of the tag's successor."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, good: str, bad: str, step_tag: str) -> None:
@@ -153,7 +153,7 @@ class MathShepherdReading:
         self._tag = int(tag[-1])
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
-        """See `VerdictReading`: read at the tags.
+        """Read at the tags.
 
         Raises:
             ModelError: a tag is no token of its own in the text.
@@ -179,7 +179,7 @@ class MathShepherdReading:
         return np.asarray(ids, dtype=np.int32), np.asarray(tags, dtype=np.int32)
 
 
-class RlhflowReading:
+class RlhflowReading(VerdictReading):
     """A chat in which the user gives steps and the assistant verdicts; read at what precedes a verdict."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, good: str, bad: str) -> None:
@@ -199,7 +199,7 @@ class RlhflowReading:
         self.verdicts = _check_verdicts(tokenizer, ids[0], ids[1], good=good, bad=bad)
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
-        """See `VerdictReading`: read at the last token of the prompt for each verdict.
+        """Read at the last token of the prompt for each verdict.
 
         Raises:
             ModelError: the chat template does not write a conversation as the beginning of a longer one.
@@ -234,7 +234,7 @@ class RlhflowReading:
         return ids
 
 
-class StepTagsJudge:
+class StepTagsJudge(Judge):
     """A language model, and a template that says where its verdicts are read."""
 
     def __init__(
@@ -286,7 +286,7 @@ class StepTagsJudge:
         )
 
     def score_steps(self, solutions: Sequence[StepSolution]) -> list[FloatArray]:
-        """See `Judge`.
+        """Logit of each step, read at its verdict.
 
         Raises:
             ModelError: a solution beyond the judge's positions.

@@ -23,7 +23,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.attention import AttentionKind
 from vcrd_ray.judges.checkpoint import build_backbone, judge_fingerprint, read_model_config, read_tensors, take_tensor
-from vcrd_ray.judges.packed import PackedJudge
+from vcrd_ray.judges.packed import JudgeFormat, PackedJudge
 from vcrd_ray.judges.packed_trees import Tree, branch_positions
 from vcrd_ray.models.checkpoint_files import load_tokenizer
 from vcrd_ray.types import IntArray, StepSolution
@@ -93,7 +93,7 @@ def linear_head(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda hidden: hidden @ row + offset
 
 
-class ValueHeadFormat:
+class ValueHeadFormat(JudgeFormat):
     """bos + problem + newline + response; one-token branches."""
 
     def __init__(self, *, encode: Callable[[str], Sequence[int]], bos: str, special_ids: Collection[int]) -> None:
@@ -104,7 +104,6 @@ class ValueHeadFormat:
         self._prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._prompt_ids)
 
     def tree(self, question: str, response: IntArray, proposal: IntArray) -> Tree:
-        """See `JudgeFormat`."""
         prompt = self._prompt(question)
         parents = np.flatnonzero(branch_positions(response, proposal, self._special_ids))
         own = len(prompt) + np.arange(len(response))
@@ -120,7 +119,7 @@ class ValueHeadFormat:
         )
 
     def steps(self, solution: StepSolution) -> tuple[IntArray, IntArray]:
-        """See `JudgeFormat`: each step tokenised alone, a newline behind it, read at the newline."""
+        """Each step tokenised alone, a newline behind it, read at the newline."""
         parts = [self._prompt(solution.question)]
         newline = np.asarray(self._encode("\n"), dtype=np.int32)[-1:]
         for step in solution.steps:

@@ -18,7 +18,6 @@ class JsonLines(logging.Formatter):
     """One JSON object a record, with what `log_as` was told."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
         row: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,

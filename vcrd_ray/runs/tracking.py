@@ -30,7 +30,7 @@ class Tracker(Protocol):
         """Nothing more will come."""
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Event files in RUN/tensorboard; those at and after the update that a run resumes from are hidden."""
 
     def __init__(self, directory: Path, *, next_update: int) -> None:
@@ -39,16 +39,14 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=next_update)  # type: ignore[no-untyped-call]
 
     def write(self, update: int, metrics: Mapping[str, float]) -> None:
-        """See `Tracker`."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, update)
 
     def close(self) -> None:
-        """See `Tracker`."""
         self._writer.close()
 
 
-class MLflow:
+class MLflow(Tracker):
     """A run in the tracking server that MLFLOW_TRACKING_URI names, MLflow's own default without it."""
 
     def __init__(self, directory: Path, *, project: str, name: str, params: Mapping[str, object]) -> None:
@@ -66,7 +64,6 @@ class MLflow:
         self._run = found
 
     def write(self, update: int, metrics: Mapping[str, float]) -> None:
-        """See `Tracker`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -74,11 +71,10 @@ class MLflow:
         self._client.log_batch(self._run, metrics=shown)
 
     def close(self) -> None:
-        """See `Tracker`."""
         self._client.set_terminated(self._run)
 
 
-class WandB:
+class WandB(Tracker):
     """A run of Weights & Biases, with its key from WANDB_API_KEY; WANDB_MODE=offline keeps it here."""
 
     def __init__(self, directory: Path, *, project: str, name: str, params: Mapping[str, object]) -> None:
@@ -93,11 +89,9 @@ class WandB:
         self._run.define_metric("*", step_metric="update")
 
     def write(self, update: int, metrics: Mapping[str, float]) -> None:
-        """See `Tracker`."""
         self._run.log({"update": update, **metrics})
 
     def close(self) -> None:
-        """See `Tracker`."""
         self._run.finish()
 
 

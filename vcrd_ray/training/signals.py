@@ -66,13 +66,12 @@ class Deferred(Future[T_co]):
         self._answer: list[T_co] = []
 
     def result(self) -> T_co:
-        """See `Future`."""
         if not self._answer:
             self._answer.append(self._compute())
         return self._answer[0]
 
 
-class LocalSignals:
+class LocalSignals(SignalSource):
     """Teacher and judge in this process, one after the other."""
 
     def __init__(
@@ -90,7 +89,6 @@ class LocalSignals:
         self._request = request
 
     def request_teacher(self, batch: Future[PairBatch]) -> Future[TeacherSignals]:
-        """See `SignalSource`."""
         teacher = self._teacher
         assert teacher is not None
         return Deferred(lambda: teacher.annotate(batch.result(), self._request))
@@ -98,15 +96,12 @@ class LocalSignals:
     def request_student_prefix_scores(
         self, batch: Future[PairBatch], teacher: Future[TeacherSignals]
     ) -> Future[JudgeScores]:
-        """See `SignalSource`."""
         return Deferred(lambda: self._score(batch.result(), "student", teacher.result().student_prefix_proposals))
 
     def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Future[JudgeScores]:
-        """See `SignalSource`."""
         return Deferred(lambda: self._score(batch, "teacher", proposals))
 
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
-        """See `SignalSource`."""
         assert self._judge is not None
         return self._judge.self_check(
             judge_request(batch, side, proposals, only_at=self._only_at), num_branches=8, seed=self._request.seed

@@ -10,7 +10,7 @@ import numpy as np
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.config.evaluate import CodeSection, CodeSetName
 from vcrd_ray.data.problems import chat_text
-from vcrd_ray.evaluation.answers import Answer, Graded
+from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
 from vcrd_ray.evaluation.code.evaluate import Rules, evaluate_solutions
 from vcrd_ray.evaluation.code.solutions import from_response
 from vcrd_ray.evaluation.code.tasks import base_prompt, chat_prompt, read_tasks
@@ -22,7 +22,7 @@ _FILES: dict[CodeSetName, str] = {
 }
 
 
-class CodeBenchmark:
+class CodeBenchmark(Benchmark):
     """`Benchmark` on one set."""
 
     metrics: tuple[str, ...] = ("base", "plus")
@@ -40,11 +40,9 @@ class CodeBenchmark:
 
     @property
     def num_questions(self) -> int:
-        """See `Benchmark`."""
         return len(self._tasks)
 
     def prompts(self, tokenizer: Any) -> list[Prompt]:
-        """See `Benchmark`."""
         found = []
         for task in self._tasks.values():
             if self._section.prompt == "base":
@@ -58,7 +56,6 @@ class CodeBenchmark:
         return found
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:
-        """See `Benchmark`."""
         section = self._section
         solutions = [
             from_response(self._tasks[a.id], a.text, id=f"{a.id}#{a.sample}", mode=section.prompt) for a in answers
@@ -88,11 +85,11 @@ class CodeBenchmark:
         return graded
 
     def gold(self, id: str) -> str:
-        """See `Benchmark`. The task: there is no one right program."""
+        """The task: there is no one right program."""
         return self._tasks[id].prompt
 
     def close(self) -> None:
-        """See `Benchmark`. Sandboxes end with their solutions."""
+        """Sandboxes end with their solutions."""
 
 
 def code_benchmarks(section: CodeSection) -> list[CodeBenchmark]:

@@ -21,15 +21,13 @@ class Clock(Protocol):
         ...
 
 
-class WallClock:
+class WallClock(Clock):
     """This machine's `Clock`."""
 
     def now(self) -> float:
-        """See `Clock`."""
         return time.monotonic()
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """See `Clock`."""
         stop.wait(seconds)
 
 

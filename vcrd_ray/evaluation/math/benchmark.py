@@ -12,7 +12,7 @@ import numpy as np
 from vcrd_ray.config.data import PromptSection, SamplingSection
 from vcrd_ray.config.evaluate import MathSection
 from vcrd_ray.data.problems import prompt_ids
-from vcrd_ray.evaluation.answers import Answer, Graded
+from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
 from vcrd_ray.evaluation.math.grader import Grader, QwenGrader, VerifyGrader
 from vcrd_ray.evaluation.math.pool import GradingPool, PoolLimits
 from vcrd_ray.evaluation.math.prompts import prompt_text, turns
@@ -28,7 +28,7 @@ class _Source:
     path: Path
 
 
-class MathBenchmark:
+class MathBenchmark(Benchmark):
     """`Benchmark` on one set."""
 
     def __init__(self, section: MathSection, source: _Source, prompt: PromptSection) -> None:
@@ -54,11 +54,9 @@ class MathBenchmark:
 
     @property
     def num_questions(self) -> int:
-        """See `Benchmark`."""
         return len(self.items)
 
     def prompts(self, tokenizer: Any) -> list[Prompt]:
-        """See `Benchmark`."""
         return [
             Prompt(id=str(item.idx), question=item.question, answer=item.gold, ids=self._prompt_ids(item, tokenizer))
             for item in self.items
@@ -75,7 +73,6 @@ class MathBenchmark:
         return np.asarray(tokenizer(text)["input_ids"], dtype=np.int32)
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:
-        """See `Benchmark`."""
         pairs = [(self._by_id[answer.id], answer.text) for answer in answers]
         grades = {name: pool.grade(pairs) for name, pool in self._pools.items()}
         return [
@@ -90,11 +87,9 @@ class MathBenchmark:
         ]
 
     def gold(self, id: str) -> str:
-        """See `Benchmark`."""
         return self._by_id[id].raw_gold
 
     def close(self) -> None:
-        """See `Benchmark`."""
         for pool in self._pools.values():
             pool.__exit__(None, None, None)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcrd_ray.method.divergences.protocol import LogProbs, PerToken
+from vcrd_ray.method.divergences.protocol import Divergence, LogProbs, PerToken
 from vcrd_ray.method.divergences.skewed import SkewedKL, SkewedReverseKL
 
 _FORWARD = SkewedKL(alpha=0)
@@ -16,7 +16,7 @@ _REVERSE = SkewedReverseKL(alpha=0, detach_mixture=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AdaptiveKL:
+class AdaptiveKL(Divergence):
     """D = g_h/(g_h + g_t) KL(p || q) + g_t/(g_h + g_t) KL(q || p), g the sum of |p - q| over head and tail.
 
     The head is the teacher's largest tokens up to a cumulative probability of `head_mass`, the first one always. The
@@ -30,14 +30,12 @@ class AdaptiveKL:
             raise ValueError(f"head_mass {self.head_mass} is outside (0, 1); at 1 it is the forward KL")
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         head = self.head_share(teacher_logp=teacher_logp, student_logp=student_logp)
         forward = _FORWARD.value(teacher_logp=teacher_logp, student_logp=student_logp)
         reverse = _REVERSE.value(teacher_logp=teacher_logp, student_logp=student_logp)
         return _mixed(head, forward, reverse)
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         head = self.head_share(teacher_logp=teacher_logp, student_logp=student_logp)
         forward, gradient = _FORWARD.value_and_grad(teacher_logp=teacher_logp, student_logp=student_logp)
         reverse, other = _REVERSE.value_and_grad(teacher_logp=teacher_logp, student_logp=student_logp)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vcrd_ray.method.divergences.protocol import LogProbs, PerToken, logit_gradient
+from vcrd_ray.method.divergences.protocol import Divergence, LogProbs, PerToken, logit_gradient
 
 _SMALLEST_SUM = 0.01
 """Of a + b, where it is not 0: the formula divides by it, so a smaller one would leave mostly rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AlphaBeta:
+class AlphaBeta(Divergence):
     """D = -1/(a b) sum [ p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b) ], and its limits where a, b or a + b is 0.
 
     (1, 0) is the forward KL, (0, 1) the reverse KL, (0.5, 0.5) is 2 sum (sqrt p - sqrt q)^2. The limits are those of the
@@ -30,11 +30,9 @@ class AlphaBeta:
         check_exponents(self.alpha, self.beta)
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         return alpha_beta(teacher_logp, student_logp, alpha=self.alpha, beta=self.beta).sum(-1)
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         value = alpha_beta(teacher_logp, student_logp, alpha=self.alpha, beta=self.beta).sum(-1)
         sensitivity = alpha_beta_sensitivity(teacher_logp, student_logp, alpha=self.alpha, beta=self.beta)
         return value, logit_gradient(sensitivity, student_logp)

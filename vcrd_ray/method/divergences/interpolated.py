@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from vcrd_ray.method.divergences.alpha_beta import alpha_beta, alpha_beta_sensitivity, check_exponents
-from vcrd_ray.method.divergences.protocol import LogProbs, PerToken, logit_gradient
+from vcrd_ray.method.divergences.protocol import Divergence, LogProbs, PerToken, logit_gradient
 from vcrd_ray.method.divergences.skewed import check_share, expected_log_ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InterpolatedTarget:
+class InterpolatedTarget(Divergence):
     """TAID: the cross-entropy of q against p_t = softmax((1 - t) z + t z_teacher), p_t a constant.
 
     dD/dz = q - p_t. A cross-entropy, not a KL divergence, because the schedule of t is defined by how it falls: at q = p_t
@@ -28,12 +28,10 @@ class InterpolatedTarget:
         check_share(t=self.t)
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         target = self.target(teacher_logp=teacher_logp, student_logp=student_logp).exp()
         return -(target * student_logp.masked_fill(target == 0, 0.0)).sum(-1)
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         target = self.target(teacher_logp=teacher_logp, student_logp=student_logp).exp_()
         value = -(target * student_logp.masked_fill(target == 0, 0.0)).sum(-1)
         return value, student_logp.exp().sub_(target)
@@ -47,7 +45,7 @@ class InterpolatedTarget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AlphaMixture:
+class AlphaMixture(Divergence):
     """AMiD: a divergence between one side and r, proportional to [share p^c + (1 - share) q^c]^(1/c), c = (1 - alpha)/2.
 
     alpha = -1 is the arithmetic mixture of the skewed divergences, alpha = 1 (c = 0) the geometric one. `order` names the
@@ -69,7 +67,6 @@ class AlphaMixture:
         check_exponents(*self.exponents)
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         names = {"p": teacher_logp, "q": student_logp}
         names["r"] = self.log_mixture(teacher_logp=teacher_logp, student_logp=student_logp)
         x, y = (names[name] for name in self.order)
@@ -78,7 +75,6 @@ class AlphaMixture:
         return alpha_beta(x, y, alpha=self.exponents[0], beta=self.exponents[1]).sum(-1)
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         mixture = self.log_mixture(teacher_logp=teacher_logp, student_logp=student_logp)
         names = {"p": teacher_logp, "q": student_logp, "r": mixture}
         x, y = (names[name] for name in self.order)

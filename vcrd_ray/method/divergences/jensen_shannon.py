@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcrd_ray.method.divergences.protocol import LogProbs, PerToken
+from vcrd_ray.method.divergences.protocol import Divergence, LogProbs, PerToken
 from vcrd_ray.method.divergences.skewed import expected_log_ratio, log_mixture, log_ratio_to_mixture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneralizedJSD:
+class GeneralizedJSD(Divergence):
     """D = beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, 0 < beta < 1; beta weighs the teacher.
 
     dD/dz_i = (1 - beta) q_i (l_i - sum_j q_j l_j), l = ln(q/m). At beta 0 and 1 the value is 0: what papers call GKD
@@ -26,14 +26,12 @@ class GeneralizedJSD:
             )
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         mixture = log_mixture(teacher_logp, student_logp, share=self.beta)
         return self.beta * expected_log_ratio(teacher_logp, mixture) + (1 - self.beta) * expected_log_ratio(
             student_logp, mixture
         )
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         signal = log_ratio_to_mixture(teacher_logp, student_logp, share=self.beta)
         value = signal.mul_(teacher_logp.exp()).sum(-1).mul_(self.beta)
         student = student_logp.exp()

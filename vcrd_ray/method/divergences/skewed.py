@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcrd_ray.method.divergences.protocol import LogProbs, PerToken
+from vcrd_ray.method.divergences.protocol import Divergence, LogProbs, PerToken
 
 _AS_GOOD_AS_ZERO = -1e30
 """A log-probability whose exponential is zero in every dtype."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SkewedKL:
+class SkewedKL(Divergence):
     """D_SKL = KL(p || m), m = alpha p + (1 - alpha) q. alpha = 0 is the forward KL.
 
     With u = p/m: dD/dz_i = -(1 - alpha) q_i (u_i - sum_j q_j u_j). An alpha for each row is [n, 1] and above 0.
@@ -33,11 +33,9 @@ class SkewedKL:
             check_share(alpha=self.alpha)
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         return expected_log_ratio(teacher_logp, log_mixture(teacher_logp, student_logp, share=self.alpha))
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         if _is_zero(self.alpha):
             # u = p/q has no bound, but q u = p: the forward KL's gradient is q - p.
             teacher = teacher_logp.exp()
@@ -51,7 +49,7 @@ class SkewedKL:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SkewedReverseKL:
+class SkewedReverseKL(Divergence):
     """D_SRKL = KL(q || m), m = (1 - alpha) p + alpha q. alpha = 0 is the reverse KL.
 
     With s = ln(q/m) - alpha q/m: dD/dz_i = q_i (s_i - sum_j q_j s_j). With the mixture detached, as DistiLLM-2 does,
@@ -66,12 +64,10 @@ class SkewedReverseKL:
             check_share(alpha=self.alpha)
 
     def value(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> PerToken:
-        """See `Divergence`."""
         inside = student_logp.detach() if self.detach_mixture else student_logp
         return expected_log_ratio(student_logp, log_mixture(inside, teacher_logp, share=self.alpha))
 
     def value_and_grad(self, *, teacher_logp: LogProbs, student_logp: LogProbs) -> tuple[PerToken, LogProbs]:
-        """See `Divergence`."""
         student = student_logp.exp()
         if _is_zero(self.alpha):
             signal = log_ratio(student_logp, teacher_logp, zero=student == 0)

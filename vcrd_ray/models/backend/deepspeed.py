@@ -12,6 +12,7 @@ import torch
 from vcrd_ray.config.stages import OptimSection, TrainingSection
 from vcrd_ray.errors import CheckpointError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
+from vcrd_ray.models.backend.protocol import Backend
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.student import Student
 
@@ -21,7 +22,7 @@ def use_cpu_accelerator() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
 
 
-class DeepSpeedBackend:
+class DeepSpeedBackend(Backend):
     """DeepSpeed in one rank of an initialised process group; ZeRO stages 0 to 3."""
 
     def __init__(
@@ -62,12 +63,10 @@ class DeepSpeedBackend:
         self.world_size = dist.get_world_size()
 
     def forward(self, batch: ResponseBatch, *, logits: bool = False) -> torch.Tensor:
-        """See `Backend`."""
         rows: torch.Tensor = self._engine(batch, logits=logits)
         return rows
 
     def backward(self, loss: torch.Tensor) -> None:
-        """See `Backend`."""
         # DeepSpeed averages gradients over ranks; a share of a sum must not be averaged.
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
         last = self._engine.is_gradient_accumulation_boundary()
@@ -82,11 +81,10 @@ class DeepSpeedBackend:
             self._norm = float(self._engine.get_global_grad_norm())
 
     def step(self) -> tuple[float, float]:
-        """See `Backend`. The engine itself updates with the last backward of the window."""
+        """The engine itself updates with the last backward of the window."""
         return self._norm, self._last_lr
 
     def save(self, directory: Path) -> None:
-        """See `Backend`."""
         self._engine.save_checkpoint(
             str(directory),
             tag="state",
@@ -97,7 +95,6 @@ class DeepSpeedBackend:
         torch.save(random_state(), directory / f"random-{self.rank}.pt")
 
     def load(self, directory: Path) -> None:
-        """See `Backend`."""
         loaded, _ = self._engine.load_checkpoint(str(directory), tag="state", load_module_strict=False)
         if loaded is None:
             raise CheckpointError(
@@ -111,7 +108,6 @@ class DeepSpeedBackend:
             torch.manual_seed(zlib.crc32(f"{directory.name} {self.rank}".encode()))
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
-        """See `Backend`."""
         import torch.distributed as dist
 
         if self.world_size > 1:
@@ -119,11 +115,9 @@ class DeepSpeedBackend:
         return values
 
     def export(self, directory: Path) -> None:
-        """See `Backend`."""
         self._on_rank_0(lambda: self.student.export(directory))
 
     def write_version(self, directory: Path, *, merged: bool) -> None:
-        """See `Backend`."""
         self._on_rank_0(lambda: self.student.write_version(directory, merged=merged))
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:

@@ -9,13 +9,14 @@ import torch
 from vcrd_ray.config.stages import OptimSection, TrainingSection
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
+from vcrd_ray.models.backend.protocol import Backend
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.student import Student
 
 _STATE_FILE = "state.pt"
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Plain torch in one process: the reference, for notebooks, debugging and benchmarks."""
 
     rank = 0
@@ -31,16 +32,13 @@ class TorchBackend:
         self._optimizer, self._scheduler = make_optimizer(student, optim, num_updates)
 
     def forward(self, batch: ResponseBatch, *, logits: bool = False) -> torch.Tensor:
-        """See `Backend`."""
         rows: torch.Tensor = self.student(batch, logits=logits)
         return rows
 
     def backward(self, loss: torch.Tensor) -> None:
-        """See `Backend`."""
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> tuple[float, float]:
-        """See `Backend`."""
         trainable = [p for p in self.student.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(trainable, self._optim.max_grad_norm)
         lr = float(self._scheduler.get_last_lr()[0])
@@ -50,7 +48,6 @@ class TorchBackend:
         return float(norm), lr
 
     def save(self, directory: Path) -> None:
-        """See `Backend`."""
         trainable = {n: p for n, p in self.student.named_parameters() if p.requires_grad}
         state = {
             "weights": trainable,
@@ -61,7 +58,6 @@ class TorchBackend:
         torch.save(state, directory / _STATE_FILE)
 
     def load(self, directory: Path) -> None:
-        """See `Backend`."""
         # The state is this program's own file; weights_only refuses anything that is no plain data all the same.
         state = torch.load(directory / _STATE_FILE, weights_only=True)
         self.student.load_state_dict(state["weights"], strict=False)
@@ -70,15 +66,12 @@ class TorchBackend:
         restore_random_state(state["random"])
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
-        """See `Backend`."""
         return values
 
     def export(self, directory: Path) -> None:
-        """See `Backend`."""
         self.student.export(directory)
 
     def write_version(self, directory: Path, *, merged: bool) -> None:
-        """See `Backend`."""
         self.student.write_version(directory, merged=merged)
 
 

@@ -19,7 +19,14 @@ from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.errors import SyncError
 from vcrd_ray.training.on_policy.policy_versions import check_arrived, check_canary, read_version
-from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest, Written
+from vcrd_ray.training.on_policy.requests import (
+    Answers,
+    AnswerSource,
+    PolicyVersion,
+    ResponseRequest,
+    ResponseSource,
+    Written,
+)
 from vcrd_ray.training.signals import Deferred, Future
 from vcrd_ray.types import PairBatch, Prompt, Rollout, RolloutPair
 
@@ -188,7 +195,7 @@ def _within(work: Callable[[], float], timeout_s: float, otherwise: str) -> floa
     return found
 
 
-class LocalAnswers(Deferred[list[Rollout]]):
+class LocalAnswers(Deferred[list[Rollout]], Answers):
     """`Answers` in this process: there when they are asked after."""
 
     def ready(self) -> bool:
@@ -196,18 +203,16 @@ class LocalAnswers(Deferred[list[Rollout]]):
         return True
 
 
-class LocalResponses:
+class LocalResponses(ResponseSource, AnswerSource):
     """`ResponseSource` and `AnswerSource` in this process: written when they are waited for."""
 
     def __init__(self, writer: ResponseWriter) -> None:
         self._writer = writer
 
     def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
-        """See `ResponseSource`."""
         work = Deferred(lambda: self._writer.write(order))
         batches = [Deferred(lambda i=i: work.result()[0][i]) for i in range(len(order.batches))]  # type: ignore[misc]
         return list(batches), Deferred(lambda: work.result()[1])
 
     def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> LocalAnswers:
-        """See `AnswerSource`."""
         return LocalAnswers(lambda: self._writer.answer(version, prompts))
