@@ -108,7 +108,7 @@ def test_chunk_size_changes_nothing(chunk_rows: int) -> None:
     torch.testing.assert_close(one.divergence, other.divergence, rtol=1e-12, atol=1e-14)
     assert one.student_proposal is not None and other.student_proposal is not None
     assert one.student_proposal.equal(other.student_proposal)
-    assert one.student_argmax.equal(other.student_argmax)
+    torch.testing.assert_close(one.teacher_prob_of_student_argmax, other.teacher_prob_of_student_argmax)
     torch.testing.assert_close(one.teacher_collision, other.teacher_collision)
     gradients = [torch.autograd.grad(r.divergence.sum(), given["student_hidden"])[0] for r in (one, other)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-13)
@@ -119,7 +119,6 @@ def test_a_row_does_not_depend_on_the_other_rows() -> None:
     some = {name: tensor[kept] if name.endswith("hidden") else tensor for name, tensor in given.items()}
     whole, part = fused(DIVERGENCES[1], given), fused(DIVERGENCES[1], some)
     torch.testing.assert_close(part.divergence, whole.divergence[kept], rtol=1e-12, atol=1e-14)
-    assert part.student_argmax.equal(whole.student_argmax[kept])
 
 
 def test_proposals_are_drawn_from_the_dense_student_distribution() -> None:
@@ -146,7 +145,8 @@ def test_padding_rows_are_no_part_of_any_distribution() -> None:
     given = inputs()
     cut = given | {"student_head": given["student_head"][:VOCAB], "teacher_head": given["teacher_head"][:VOCAB]}
     assert fused(DIVERGENCES[0], given).divergence.equal(fused(DIVERGENCES[0], cut).divergence)
-    assert fused(DIVERGENCES[0], given).student_argmax.max() < VOCAB
+    drawn = fused(DIVERGENCES[0], given, uniform=torch.rand(N, dtype=torch.float64)).student_proposal
+    assert drawn is not None and drawn.max() < VOCAB
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -276,7 +276,6 @@ def test_teacher_signals_equal_dense_ones() -> None:
     rows = fused(DIVERGENCES[0], given, teacher_probability_top_k=4)
     teacher = torch.softmax(given["teacher_hidden"] @ given["teacher_head"][:VOCAB].T, -1)
     student = given["student_hidden"] @ given["student_head"][:VOCAB].T
-    assert rows.student_argmax.equal(student.argmax(-1))
     torch.testing.assert_close(
         rows.teacher_prob_of_student_argmax, teacher.gather(1, student.argmax(-1)[:, None])[:, 0]
     )

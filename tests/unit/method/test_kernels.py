@@ -36,7 +36,7 @@ def test_what_the_kernel_does_not_know_goes_the_torch_way() -> None:
     assert not kernels.is_supported(PerSequenceSkew(base=SkewedKL(alpha=0.1), alpha=torch.full((2,), 0.1)))
     assert not kernels.is_available(torch.device("cpu"))
     with pytest.raises(ValueError, match="contiguous along at least vocab_size 9"):
-        kernels.divergence_rows(
+        kernels.kernel_divergence(
             divergence=SkewedKL(alpha=0.1),
             student_logits=torch.zeros(2, 8),
             teacher_logits=torch.zeros(2, 8),

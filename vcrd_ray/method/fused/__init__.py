@@ -15,7 +15,6 @@ that have their factors by then.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vcrd_ray.method.divergences import Divergence
-from vcrd_ray.method.fused.chunk import Chunk, Options, chunks, head_logits, make_chunk, pull_back
+from vcrd_ray.method.fused.chunk import Options, chunks, head_logits, make_chunk, pull_back
 from vcrd_ray.method.fused.teachers import (
     HiddenTeacher,
     LogitsTeacher,
@@ -32,6 +31,7 @@ from vcrd_ray.method.fused.teachers import (
     TeacherDistribution,
     TopKTeacher,
 )
+from vcrd_ray.method.fused.tokens import FusedTokens
 
 __all__ = [
     "FusedTokens",
@@ -46,43 +46,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FusedTokens:
-    """What one pass over the chunks gives. All [n]; only `divergence` carries a gradient."""
-
-    divergence: Float[Tensor, " n"]
-    student_argmax: Int[Tensor, " n"]
-    student_proposal: Int[Tensor, " n"] | None
-    """Sampled from the student's distribution; None where no uniform numbers were given."""
-    teacher_prob_of_student_argmax: Float[Tensor, " n"] | None
-    """p(argmax q); None unless a top-k was asked for."""
-    teacher_collision: Float[Tensor, " n"] | None
-    """Sum of p^2 over the teacher's top-k tokens; None unless a top-k was asked for."""
-    student_entropy: Float[Tensor, " n"] | None
-    """H(q) in nats; None unless entropies were asked for."""
-    teacher_entropy: Float[Tensor, " n"] | None
-    """H(p) in nats (of the lumped distribution for a `TopKTeacher`); None unless entropies were asked for."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Signals:
-    """Buffers of [n] that the forward pass fills; they are outputs without gradient."""
-
-    argmax: Tensor
-    proposal: Tensor | None
-    prob: Tensor | None
-    collision: Tensor | None
-    student_entropy: Tensor | None
-    teacher_entropy: Tensor | None
-
-    def fill(self, span: slice, chunk: Chunk) -> None:
-        """Take over what a chunk says of its tokens."""
-        for field in dataclasses.fields(self):
-            buffer = getattr(self, field.name)
-            if buffer is not None:
-                buffer[span] = getattr(chunk, field.name)
-
-
 def fused_divergence(
     *,
     divergence: Divergence | PerSequenceSkew,
@@ -93,7 +56,6 @@ def fused_divergence(
     chunk_rows: int,
     uniform: Float[Tensor, " n"] | None = None,
     teacher_probability_top_k: int | None = None,
-    entropies: bool = False,
 ) -> FusedTokens:
     """Divergence of each token, with what else the same logits tell.
 
@@ -102,7 +64,6 @@ def fused_divergence(
         chunk_rows: tokens whose logits exist at a time.
         uniform: a number in (0, 1) for each token, to sample the student's proposals with.
         teacher_probability_top_k: also take p(argmax q) and the collision sum over this many teacher tokens.
-        entropies: also take the entropies of both distributions.
 
     Raises:
         ValueError: the two sides are not about the same tokens or vocabulary, or the teacher's tail hides what was asked for.
@@ -115,13 +76,11 @@ def fused_divergence(
     def buffer(wanted: bool, dtype: torch.dtype = work) -> Tensor | None:
         return torch.empty(n, dtype=dtype, device=device) if wanted else None
 
-    signals = _Signals(
-        argmax=torch.empty(n, dtype=torch.int64, device=device),
-        proposal=buffer(uniform is not None, torch.int64),
-        prob=buffer(top_k is not None),
-        collision=buffer(top_k is not None),
-        student_entropy=buffer(entropies),
-        teacher_entropy=buffer(entropies),
+    found = FusedTokens(
+        divergence=torch.empty(n, dtype=work, device=device),
+        student_proposal=buffer(uniform is not None, torch.int64),
+        teacher_prob_of_student_argmax=buffer(top_k is not None),
+        teacher_collision=buffer(top_k is not None),
     )
     options = Options(
         divergence=divergence,
@@ -130,21 +89,12 @@ def fused_divergence(
         chunk_rows=chunk_rows,
         top_k=top_k,
         dtype=work,
-        entropies=entropies,
     )
     if not torch.is_grad_enabled():
         # An autograd function is told what requires a gradient, not whether anybody records.
         student_hidden, student_head = student_hidden.detach(), student_head.detach()
-    values: Tensor = _Fused.apply(student_hidden, student_head, uniform, options, signals)  # type: ignore[no-untyped-call]
-    return FusedTokens(
-        divergence=values,
-        student_argmax=signals.argmax,
-        student_proposal=signals.proposal,
-        teacher_prob_of_student_argmax=signals.prob,
-        teacher_collision=signals.collision,
-        student_entropy=signals.student_entropy,
-        teacher_entropy=signals.teacher_entropy,
-    )
+    values: Tensor = _Fused.apply(student_hidden, student_head, uniform, options, found)  # type: ignore[no-untyped-call]
+    return dataclasses.replace(found, divergence=values)
 
 
 @torch.no_grad()
@@ -203,21 +153,22 @@ class _Fused(torch.autograd.Function):
         student_head: Tensor,
         uniform: Tensor | None,
         options: Options,
-        signals: _Signals,
+        found: FusedTokens,
     ) -> Tensor:
         need_hidden, need_head = ctx.needs_input_grad[:2]
-        values = torch.empty(len(student_hidden), dtype=options.dtype, device=student_hidden.device)
+        values = found.divergence
         # With a trained head everything is computed again in the backward pass, so nothing is kept now.
         keep_gradient = need_hidden and not need_head
         gradient = torch.empty_like(student_hidden) if keep_gradient else None
         for span in chunks(len(values), options.chunk_rows):
             numbers = None if uniform is None else uniform[span]
-            chunk = make_chunk(student_hidden[span], student_head, numbers, options, span, with_gradient=keep_gradient)
-            values[span] = chunk.value
-            signals.fill(span, chunk)
-            if gradient is not None and chunk.grad_logits is not None:
-                gradient[span] = pull_back(chunk.grad_logits, student_head, options)
-            del chunk  # or it would stand beside the next one's tensors
+            chunk, grad_logits = make_chunk(
+                student_hidden[span], student_head, numbers, options, span, with_gradient=keep_gradient
+            )
+            found.fill(span, chunk)
+            if gradient is not None and grad_logits is not None:
+                gradient[span] = pull_back(grad_logits, student_head, options)
+            del chunk, grad_logits  # or they would stand beside the next one's tensors
         ctx.keep_gradient, ctx.options = keep_gradient, options
         if keep_gradient:
             ctx.save_for_backward(gradient)
@@ -234,15 +185,15 @@ class _Fused(torch.autograd.Function):
             # In float32 first: a bfloat16 factor would round every weight to three digits.
             return (gradient.to(factor.dtype) * factor[:, None]).to(gradient.dtype), None, *nothing
         student_hidden, student_head = ctx.saved_tensors
-        options: Options = dataclasses.replace(ctx.options, top_k=None, entropies=False)
+        options: Options = dataclasses.replace(ctx.options, top_k=None)
         grad_hidden = torch.empty_like(student_hidden)
         # Summed over chunks in the working precision; padding rows stay zero.
         grad_head = torch.zeros_like(student_head, dtype=options.dtype)
         for span in chunks(len(student_hidden), options.chunk_rows):
-            chunk = make_chunk(student_hidden[span], student_head, None, options, span, with_gradient=True)
-            assert chunk.grad_logits is not None
-            grad_logits = chunk.grad_logits.mul_(factor[span, None])
+            _, grad_logits = make_chunk(student_hidden[span], student_head, None, options, span, with_gradient=True)
+            assert grad_logits is not None
+            grad_logits = grad_logits.mul_(factor[span, None])
             grad_hidden[span] = pull_back(grad_logits, student_head, options)
             grad_head[: options.vocab_size].addmm_(grad_logits.T, student_hidden[span].to(options.dtype))
-            del chunk, grad_logits
+            del grad_logits
         return grad_hidden, grad_head.to(student_head.dtype), *nothing

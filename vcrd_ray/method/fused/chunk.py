@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from vcrd_ray.method.fused.teachers import (
     TeacherDistribution,
     TopKTeacher,
 )
+from vcrd_ray.method.fused.tokens import FusedTokens
 from vcrd_ray.method.sampling import sample_rows
 
 _TILE_ROWS = 8192
@@ -35,7 +37,6 @@ class Options:
     top_k: int | None
     dtype: torch.dtype
     """The working precision: float64 for hidden states in float64, else float32."""
-    entropies: bool
 
     def by_kernel(self, device: torch.device) -> bool:
         """Whether the Triton kernel computes the chunks."""
@@ -47,56 +48,41 @@ class Options:
         return self.divergence.of_tokens(span) if isinstance(self.divergence, PerSequenceSkew) else self.divergence
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunk:
-    """Everything about a chunk of tokens; what was not asked for is None. All [c] but the gradient."""
-
-    value: Tensor
-    grad_logits: Tensor | None
-    """[c, vocab_size]"""
-    argmax: Tensor
-    proposal: Tensor | None = None
-    prob: Tensor | None = None
-    collision: Tensor | None = None
-    student_entropy: Tensor | None = None
-    teacher_entropy: Tensor | None = None
-
-
 def make_chunk(
     hidden: Tensor, head: Tensor, uniform: Tensor | None, options: Options, span: slice, *, with_gradient: bool
-) -> Chunk:
+) -> tuple[FusedTokens, Tensor | None]:
+    """What is to be known of a chunk of tokens, and the gradient of its divergences by the logits [c, vocab_size]."""
     if options.by_kernel(hidden.device):
         return _chunk_by_kernel(hidden, head, uniform, options, span, with_gradient=with_gradient)
     student_logp = _logits(hidden, head, options).log_softmax(-1)
     pair = _distributions(student_logp, options, span)
     divergence = options.divergence_of(span)
-    argmax = student_logp.argmax(dim=-1)
     grad_logits = None
     if with_gradient:
         value, grad_logits = divergence.value_and_grad(teacher_logp=pair.teacher_logp, student_logp=pair.student_logp)
         grad_logits = pair.spread(grad_logits, student_logp)
     else:
         value = divergence.value(teacher_logp=pair.teacher_logp, student_logp=pair.student_logp)
-    wanted, top_k = options.entropies, options.top_k
-    return Chunk(
-        value=value,
-        grad_logits=grad_logits,
-        argmax=argmax,
-        proposal=None if uniform is None else sample_rows(student_logp, uniform),
-        prob=None if top_k is None else pair.teacher_logp.gather(1, argmax[:, None])[:, 0].exp(),
-        collision=None if top_k is None else _collision(pair.teacher_logp, top_k),
-        student_entropy=_entropy(student_logp) if wanted else None,
-        teacher_entropy=_entropy(pair.teacher_logp) if wanted else None,
+    prob, collision = None, None
+    if options.top_k is not None:
+        prob = pair.teacher_logp.gather(1, student_logp.argmax(dim=-1)[:, None])[:, 0].exp()
+        collision = _collision(pair.teacher_logp, options.top_k)
+    found = FusedTokens(
+        divergence=value,
+        student_proposal=None if uniform is None else sample_rows(student_logp, uniform),
+        teacher_prob_of_student_argmax=prob,
+        teacher_collision=collision,
     )
+    return found, grad_logits
 
 
 def _chunk_by_kernel(
     hidden: Tensor, head: Tensor, uniform: Tensor | None, options: Options, span: slice, *, with_gradient: bool
-) -> Chunk:
+) -> tuple[FusedTokens, Tensor | None]:
     logits = _logits(hidden, head, options)
     teacher_logits = _teacher_logits(options, span)
     # The gradient takes the place of the logits.
-    found = kernels.divergence_rows(
+    found = kernels.kernel_divergence(
         divergence=options.divergence_of(span),
         student_logits=logits,
         teacher_logits=teacher_logits,
@@ -104,17 +90,12 @@ def _chunk_by_kernel(
         uniform=uniform,
         gradient=logits if with_gradient else None,
     )
-    wanted, top_k = options.entropies, options.top_k
-    return Chunk(
-        value=found.value,
-        grad_logits=logits if with_gradient else None,
-        argmax=found.student_argmax,
-        proposal=found.student_proposal,
-        prob=None if top_k is None else found.teacher_prob_of_student_argmax,
-        collision=None if top_k is None else _collision(teacher_logits.float().log_softmax(-1), top_k),
-        student_entropy=found.student_entropy if wanted else None,
-        teacher_entropy=found.teacher_entropy if wanted else None,
-    )
+    if options.top_k is None:
+        found = dataclasses.replace(found, teacher_prob_of_student_argmax=None)
+    else:
+        collision = _collision(teacher_logits.float().log_softmax(-1), options.top_k)
+        found = dataclasses.replace(found, teacher_collision=collision)
+    return found, logits if with_gradient else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,8 +182,3 @@ def chunks(n: int, size: int) -> Iterator[slice]:
 def _collision(teacher_logp: Tensor, top_k: int) -> Tensor:
     """Sum of p^2 over the teacher's most probable tokens. [c]"""
     return (2 * teacher_logp.topk(min(top_k, teacher_logp.shape[-1]), dim=-1).values).exp().sum(dim=-1)
-
-
-def _entropy(logp: Tensor) -> Tensor:
-    probability = logp.exp()
-    return -(probability * logp.masked_fill(probability == 0, 0.0)).sum(-1)

@@ -60,11 +60,8 @@ def divergence_kernel(
     gradient_ptr,
     uniform_ptr,
     value_ptr,
-    argmax_ptr,
     proposal_ptr,
     probability_ptr,
-    student_entropy_ptr,
-    teacher_entropy_ptr,
     student_stride,
     teacher_stride,
     gradient_stride,
@@ -102,11 +99,10 @@ def divergence_kernel(
         p_max = new
     # Subtracted one after the other: their sum would be rounded to the last digit of the largest logit.
     log_q_sum, log_p_sum = tl.log(q_sum), tl.log(p_sum)
-    tl.store(argmax_ptr + row, argmax.to(tl.int64))
     of_argmax = tl.load(teacher_ptr + argmax).to(tl.float32)
     tl.store(probability_ptr + row, tl.exp((of_argmax - p_max) - log_p_sum))
 
-    value, mean, student_entropy, teacher_entropy = 0.0, 0.0, 0.0, 0.0
+    value, mean = 0.0, 0.0
     cumulative, proposal, last = 0.0, -1, 0
     target = 0.0
     if HAS_UNIFORM:
@@ -116,12 +112,10 @@ def divergence_kernel(
         z = tl.load(student_ptr + start + offsets, mask=inside, other=float("-inf")).to(tl.float32)
         t = tl.load(teacher_ptr + start + offsets, mask=inside, other=float("-inf")).to(tl.float32)
         log_q, log_p = (z - q_max) - log_q_sum, (t - p_max) - log_p_sum
-        q, p = tl.exp(log_q), tl.exp(log_p)
+        q = tl.exp(log_q)
         terms, signal = _signal(log_q, log_p, share, KIND, ZERO_SHARE, DETACH)
         value += tl.sum(tl.where(inside, terms, 0.0), 0)
         mean += tl.sum(tl.where(q > 0, q * signal, 0.0), 0)
-        student_entropy -= tl.sum(tl.where(q > 0, q * log_q, 0.0), 0)
-        teacher_entropy -= tl.sum(tl.where(p > 0, p * log_p, 0.0), 0)
         if HAS_UNIFORM:
             # The first token at which the cumulative probability exceeds the number; rounding may leave the sum below
             # it, and then the last token is meant that float32 sees in a sum of 1.
@@ -132,8 +126,6 @@ def divergence_kernel(
             last = tl.maximum(last, tl.max(tl.where(q > 6.0e-8, start + offsets, 0), 0))
             cumulative += tl.sum(q, 0)
     tl.store(value_ptr + row, value)
-    tl.store(student_entropy_ptr + row, student_entropy)
-    tl.store(teacher_entropy_ptr + row, teacher_entropy)
     if HAS_UNIFORM:
         tl.store(proposal_ptr + row, tl.where(proposal < 0, last, proposal).to(tl.int64))
 

@@ -8,28 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vcrd_ray.method.divergences import Divergence, GeneralizedJSD, SkewedKL, SkewedReverseKL
+from vcrd_ray.method.fused.tokens import FusedTokens
 
 _BLOCK = 4096
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KernelTokens:
-    """What the kernel says of each row. All [n], float32 or int64."""
-
-    value: Float[Tensor, " n"]
-    """The divergence in nats."""
-    student_argmax: Int[Tensor, " n"]
-    student_proposal: Int[Tensor, " n"] | None
-    teacher_prob_of_student_argmax: Float[Tensor, " n"]
-    student_entropy: Float[Tensor, " n"]
-    teacher_entropy: Float[Tensor, " n"]
 
 
 def is_supported(divergence: object) -> bool:
@@ -49,7 +36,7 @@ def is_available(device: torch.device) -> bool:
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def divergence_rows(
+def kernel_divergence(
     *,
     divergence: Divergence,
     student_logits: Float[Tensor, "n vs"],
@@ -57,7 +44,7 @@ def divergence_rows(
     vocab_size: int,
     uniform: Float[Tensor, " n"] | None,
     gradient: Float[Tensor, "n w"] | None,
-) -> KernelTokens:
+) -> FusedTokens:
     """The divergence of each row, and its gradient with respect to the student's logits in `gradient`.
 
     Args:
@@ -69,48 +56,29 @@ def divergence_rows(
     Raises:
         ValueError: a divergence that the kernel does not know, or a layout that it cannot read.
     """
-    if not is_supported(divergence):
-        raise ValueError(f"{divergence} has no kernel; use the torch path")
-    for name, tensor in (
-        ("student_logits", student_logits),
-        ("teacher_logits", teacher_logits),
-        ("gradient", gradient),
-    ):
-        if tensor is not None and (tensor.stride(-1) != 1 or tensor.shape[1] < vocab_size):
-            raise ValueError(f"{name} must be contiguous along at least vocab_size {vocab_size} columns")
+    _check(divergence, vocab_size, student_logits=student_logits, teacher_logits=teacher_logits, gradient=gradient)
     from vcrd_ray.method.fused import kernel_source
 
     n, device = len(student_logits), student_logits.device
-    whole = [torch.empty(n, dtype=torch.int64, device=device) for _ in range(2)]
-    real = [torch.empty(n, dtype=torch.float32, device=device) for _ in range(4)]
-    match divergence:
-        case SkewedKL():
-            kind, share, detach = kernel_source.SKEWED_KL, divergence.alpha, False
-        case SkewedReverseKL():
-            kind, share, detach = kernel_source.SKEWED_REVERSE_KL, divergence.alpha, divergence.detach_mixture
-        case GeneralizedJSD():
-            kind, share, detach = kernel_source.JENSEN_SHANNON, divergence.beta, False
-        case _:
-            raise AssertionError(divergence)
+    value, probability = (torch.empty(n, dtype=torch.float32, device=device) for _ in range(2))
+    proposal = torch.empty(n, dtype=torch.int64, device=device)
+    kind, share, detach = _kind(divergence)
     if n:
         kernel_source.divergence_kernel[(n,)](
             student_logits,
             teacher_logits,
             student_logits if gradient is None else gradient,
-            real[0] if uniform is None else uniform.to(torch.float32),
-            real[0],
-            whole[0],
-            whole[1],
-            real[1],
-            real[2],
-            real[3],
+            value if uniform is None else uniform.to(torch.float32),
+            value,
+            proposal,
+            probability,
             student_logits.stride(0),
             teacher_logits.stride(0),
             0 if gradient is None else gradient.stride(0),
             vocab_size,
             0 if gradient is None else gradient.shape[1],
             float(share),
-            KIND=kind.value,
+            KIND=kind,
             ZERO_SHARE=share == 0,
             DETACH=detach,
             HAS_GRADIENT=gradient is not None,
@@ -118,11 +86,31 @@ def divergence_rows(
             BLOCK=min(_BLOCK, 1 << (vocab_size - 1).bit_length()) if vocab_size > 1 else 2,
             num_warps=8,  # with four, a tile of this size spills registers
         )
-    return KernelTokens(
-        value=real[0],
-        student_argmax=whole[0],
-        student_proposal=None if uniform is None else whole[1],
-        teacher_prob_of_student_argmax=real[1],
-        student_entropy=real[2],
-        teacher_entropy=real[3],
+    return FusedTokens(
+        divergence=value,
+        student_proposal=None if uniform is None else proposal,
+        teacher_prob_of_student_argmax=probability,
+        teacher_collision=None,
     )
+
+
+def _check(divergence: Divergence, vocab_size: int, **tensors: Tensor | None) -> None:
+    if not is_supported(divergence):
+        raise ValueError(f"{divergence} has no kernel; use the torch path")
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.stride(-1) != 1 or tensor.shape[1] < vocab_size):
+            raise ValueError(f"{name} must be contiguous along at least vocab_size {vocab_size} columns")
+
+
+def _kind(divergence: Divergence) -> tuple[int, float | Tensor, bool]:
+    """(KIND, share, DETACH) of the kernel."""
+    from vcrd_ray.method.fused import kernel_source
+
+    match divergence:
+        case SkewedKL():
+            return kernel_source.SKEWED_KL.value, divergence.alpha, False
+        case SkewedReverseKL():
+            return kernel_source.SKEWED_REVERSE_KL.value, divergence.alpha, divergence.detach_mixture
+        case GeneralizedJSD():
+            return kernel_source.JENSEN_SHANNON.value, divergence.beta, False
+    raise AssertionError(divergence)
