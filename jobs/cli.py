@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import keys, leaf_types
 from vcrd_ray.config.run import Resume
 from vcrd_ray.errors import ConfigError, StoppedError, VcrdError
 
@@ -130,20 +131,9 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+def all_keys() -> list[str]:
     """Every dotted key a person may set."""
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        nested = [t for t in _leaf_types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
-        keys.append(prefix + name)
-        for inner in nested:
-            keys.extend(all_keys(inner, f"{prefix}{name}."))
-    return list(dict.fromkeys(keys))
-
-
-def _leaf_types(annotation: Any) -> list[Any]:
-    arguments = get_args(annotation)
-    return [leaf for argument in arguments for leaf in _leaf_types(argument)] if arguments else [annotation]
+    return list(dict.fromkeys(key for key, _ in keys(Config)))
 
 
 def _suggest_key(loc: list[str]) -> str:
@@ -167,7 +157,7 @@ def _tags(model: type[BaseModel] = Config) -> set[str]:
     for name, field in model.model_fields.items():
         if name == "type":
             found.add(field.default)
-        for leaf in _leaf_types(field.annotation):
+        for leaf in leaf_types(field.annotation):
             if isinstance(leaf, type) and issubclass(leaf, BaseModel):
                 found |= _tags(leaf)
     return found

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Section
 from vcrd_ray.config.data import PromptSection, TinyPrompts
 from vcrd_ray.config.evaluate import EvaluateSection
 from vcrd_ray.config.models import (
@@ -34,7 +34,7 @@ class Config(Section):
     """A whole run. Every job reads the sections it needs, so that one file describes all stages."""
 
     run: RunSection = RunSection()
-    cluster: ClusterSection = ClusterSection()
+    cluster: ClusterSection = Field(default=ClusterSection(), json_schema_extra=FREE_TO_CHANGE)
     world: WorldConfig = WorldConfig()
     student: StudentSection = StudentSection()
     teacher: TeacherSection = TeacherSection()

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 
 DType = Literal["float32", "bfloat16"]
+
+FREE_TO_CHANGE: JsonDict = {"free_to_change": True}
+"""`json_schema_extra` of what says how or where a run is carried out, not what it computes: a resumed run may change it."""
 
 
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Every dotted key that a person may set, and whether a resumed run may change it. Keys of a union come once a type."""
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        yield prefix + name, isinstance(extra, dict) and bool(extra.get("free_to_change"))
+        for inner in leaf_types(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from keys(inner, f"{prefix}{name}.")
+
+
+def leaf_types(annotation: Any) -> list[Any]:
+    """The types that a union or a container is made of."""
+    arguments = get_args(annotation)
+    return [leaf for argument in arguments for leaf in leaf_types(argument)] if arguments else [annotation]

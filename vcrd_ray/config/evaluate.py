@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.instruct import InstructSection
 
@@ -190,7 +190,7 @@ class EvaluateSection(Section):
     prompts: Prompts = TinyPrompts(seed=7, count=1000)
     sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
     batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")
-    replicas: int = Field(default=1, ge=1, description="Engine actors")
+    replicas: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Engine actors")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the Wilson interval")
     math: MathSection = MathSection()
     code: CodeSection = CodeSection()

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import DType, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, DType, Section
 
 
 class LoraSection(Section):
@@ -24,8 +24,9 @@ class StudentSection(Section):
     path: str = Field(default="tiny:student-base", description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Parameter and activation type")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
-    ranks: int = Field(default=1, ge=1, description="Training processes")
+    ranks: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Training processes")
     min_ranks: int | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=None,
         ge=1,
         description="Train with as few while there is no room for student.ranks (zero_stage 0); results then differ by"
@@ -35,6 +36,7 @@ class StudentSection(Section):
     zero_stage: int = Field(default=0, ge=0, le=3, description="DeepSpeed ZeRO stage")
     threads: int = Field(default=1, ge=1, description="CPU threads of each rank")
     max_failures: int = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=3,
         ge=0,
         description="Restarts of the group from its last checkpoint, with no new one between them, before giving up",
@@ -60,8 +62,9 @@ class StudentSection(Section):
 class ActorPool(Section):
     """Actors that hold one model each, and what each runs on."""
 
-    replicas: int = Field(default=1, ge=1, description="Actors in the pool")
+    replicas: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Actors in the pool")
     min_replicas: int | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=None,
         ge=1,
         description="Actors that distillation begins with, the others join as nodes for them come; none: all of them",
@@ -152,7 +155,9 @@ class JudgePool(ActorPool):
         description="calibration.json of jobs.calibrate: scores are mapped to measured shares of right answers",
     )
     cache: JudgeCacheSection | None = Field(
-        default=JudgeCacheSection(), description="Keep scores of student prefixes; null: judge them in every epoch"
+        json_schema_extra=FREE_TO_CHANGE,
+        default=JudgeCacheSection(),
+        description="Keep scores of student prefixes; null: judge them in every epoch",
     )
     max_invalid_share: float = Field(
         default=0.01,
@@ -161,11 +166,13 @@ class JudgePool(ActorPool):
         description="Stop when more than this share of an update's judged rows is NaN, infinite or missing",
     )
     max_crashes: int = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=2,
         ge=1,
         description="A request that this many judge processes died of is set aside: its tokens get weight 1",
     )
     max_set_aside: int = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=10,
         ge=0,
         description="Stop when a rank has more requests set aside than this: the judge dies of too much",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from vcrd_ray.config.base import FREE_TO_CHANGE
 from vcrd_ray.config.models import EnginePool
 
 
@@ -38,9 +39,13 @@ class RefreshSection(EnginePool):
         description="What a version holds with distill.lora: the adapter alone, or the model with the adapter merged into it",
     )
     sync_timeout_s: float = Field(
-        default=300, gt=0, description="Longest time an actor may take to load a version and answer its canary"
+        json_schema_extra=FREE_TO_CHANGE,
+        default=300,
+        gt=0,
+        description="Longest time an actor may take to load a version and answer its canary",
     )
     canary_tolerance: float | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=None,
         gt=0,
         description="Largest difference, in nats, of a canary token's log-probability between trainer and rollout actor;"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field, field_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Section
 
 Resume = Literal["auto", "never", "must"]
 """What is done with a run that is there already."""
@@ -22,25 +22,36 @@ class RunSection(Section):
     """Where a run lives and which randomness it has."""
 
     dir: Path = Field(
-        default=Path("runs/default"), description="Run directory; every job makes a folder of its own in it"
+        json_schema_extra=FREE_TO_CHANGE,
+        default=Path("runs/default"),
+        description="Run directory; every job makes a folder of its own in it",
     )
     storage: str | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=None,
         description="Folder in object storage (s3://BUCKET/NAME, gs://BUCKET/NAME) or file:///SHARED/DISK that keeps the run;"
         " run.dir is then a working directory of each node. None: run.dir is on storage that all nodes share",
     )
     seed: int = Field(default=0, ge=0, description="Seed of data order, proposals, rollouts and dropout")
     resume: Resume = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default="auto",
         description="auto: go on with the run that is there, or begin; never: refuse a directory with a run; must: refuse one"
         " without",
     )
     trackers: tuple[TrackerName, ...] = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=(),
         description="Where training metrics go beside JSON Lines and TensorBoard: mlflow, wandb (extra: track)",
     )
-    project: str = Field(default="vcrd_ray", min_length=1, description="What trackers call the project or experiment")
+    project: str = Field(
+        json_schema_extra=FREE_TO_CHANGE,
+        default="vcrd_ray",
+        min_length=1,
+        description="What trackers call the project or experiment",
+    )
     must_save_by: timedelta | AwareDatetime | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
         default=None,
         union_mode="left_to_right",
         description="A training saves and leaves (exit code 75) before this time: how long after the job's start (03:45:00),"

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.models import LoraSection
 from vcrd_ray.config.objective import ObjectiveSection
@@ -33,10 +33,17 @@ class TrainingSection(Section):
     epochs: float = Field(default=1.0, gt=0, description="Passes over the data")
     num_updates: int | None = Field(default=None, ge=1, description="Number of updates; overrides epochs")
     optim: OptimSection = OptimSection()
-    checkpoint_every: int = Field(default=50, ge=1, description="Updates between checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1, description="Complete checkpoints that stay on disk")
+    checkpoint_every: int = Field(
+        json_schema_extra=FREE_TO_CHANGE, default=50, ge=1, description="Updates between checkpoints"
+    )
+    keep_checkpoints: int = Field(
+        json_schema_extra=FREE_TO_CHANGE, default=2, ge=1, description="Complete checkpoints that stay on disk"
+    )
     stop_after: int | None = Field(
-        default=None, ge=1, description="Stop with a checkpoint once this many updates are done; the run can be resumed"
+        json_schema_extra=FREE_TO_CHANGE,
+        default=None,
+        ge=1,
+        description="Stop with a checkpoint once this many updates are done; the run can be resumed",
     )
 
     @model_validator(mode="after")
@@ -110,9 +117,13 @@ class DistillSection(TrainingSection):
     max_length: int = Field(default=1024, ge=2, description="Longest prompt plus response; longer pairs are rejected")
     chunk_rows: int = Field(default=256, ge=1, description="Rows whose logits exist at a time")
     overlap: bool = Field(
-        default=True, description="Judge one micro-batch while the next one goes forward; off: one after another"
+        json_schema_extra=FREE_TO_CHANGE,
+        default=True,
+        description="Judge one micro-batch while the next one goes forward; off: one after another",
     )
-    prefetch: int = Field(default=2, ge=1, description="Teacher requests in flight ahead of the forward")
+    prefetch: int = Field(
+        json_schema_extra=FREE_TO_CHANGE, default=2, ge=1, description="Teacher requests in flight ahead of the forward"
+    )
     decisions_per_update: int = Field(
         default=64, ge=0, description="Judged decisions kept for the report, sampled each update"
     )

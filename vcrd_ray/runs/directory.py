@@ -20,6 +20,7 @@ import filelock
 import yaml
 
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import keys
 from vcrd_ray.config.run import Resume
 from vcrd_ray.errors import RunDirectoryError
 from vcrd_ray.runs.files import read_text, write_json, write_text
@@ -29,39 +30,7 @@ from vcrd_ray.runs.storage import Store
 
 PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
 
-# Keys that say how or where a run is carried out, not what it computes: a resumed run may change them.
-_FREE_TO_CHANGE = (
-    "run.dir",
-    "run.storage",
-    "run.resume",
-    "run.must_save_by",
-    "run.trackers",
-    "run.project",
-    "cluster",
-    "sft.stop_after",
-    "distill.stop_after",
-    "sft.checkpoint_every",
-    "distill.checkpoint_every",
-    "sft.keep_checkpoints",
-    "distill.keep_checkpoints",
-    "distill.overlap",
-    "distill.prefetch",
-    "student.max_failures",
-    "student.ranks",
-    "student.min_ranks",
-    "teacher.replicas",
-    "teacher.min_replicas",
-    "judge.replicas",
-    "judge.min_replicas",
-    "judge.cache",
-    "judge.max_crashes",
-    "judge.max_set_aside",
-    "rollouts.refresh.replicas",
-    "rollouts.refresh.min_replicas",
-    "rollouts.refresh.sync_timeout_s",
-    "rollouts.refresh.canary_tolerance",
-    "evaluate.replicas",
-)
+_FREE_TO_CHANGE = frozenset(key for key, free in keys(Config) if free)
 
 
 class RunDirectory:

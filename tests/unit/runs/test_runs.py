@@ -8,7 +8,7 @@ import pytest
 
 from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
-from vcrd_ray.runs import checkpoints
+from vcrd_ray.runs import checkpoints, directory
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.files import read_jsonl, write_json
 from vcrd_ray.runs.tracking import MetricsLog
@@ -124,3 +124,38 @@ def test_a_state_that_is_the_same_on_every_rank_goes_on_with_any_number() -> Non
 def test_json_is_written_aside_first(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_a_resumed_run_may_change_is_what_it_was() -> None:
+    assert sorted(directory._FREE_TO_CHANGE) == [
+        "cluster",
+        "distill.checkpoint_every",
+        "distill.keep_checkpoints",
+        "distill.overlap",
+        "distill.prefetch",
+        "distill.stop_after",
+        "evaluate.replicas",
+        "judge.cache",
+        "judge.max_crashes",
+        "judge.max_set_aside",
+        "judge.min_replicas",
+        "judge.replicas",
+        "rollouts.refresh.canary_tolerance",
+        "rollouts.refresh.min_replicas",
+        "rollouts.refresh.replicas",
+        "rollouts.refresh.sync_timeout_s",
+        "run.dir",
+        "run.must_save_by",
+        "run.project",
+        "run.resume",
+        "run.storage",
+        "run.trackers",
+        "sft.checkpoint_every",
+        "sft.keep_checkpoints",
+        "sft.stop_after",
+        "student.max_failures",
+        "student.min_ranks",
+        "student.ranks",
+        "teacher.min_replicas",
+        "teacher.replicas",
+    ]
