@@ -9,8 +9,17 @@ import torch
 
 from vcrd_ray.config import Config
 from vcrd_ray.data.problems import Reject
+from vcrd_ray.data.rollouts import check_manifest, read_manifest
 from vcrd_ray.errors import DataError
-from vcrd_ray.models.checkpoint_files import device_for, load_causal_lm, load_tokenizer, resolve_model
+from vcrd_ray.models.checkpoint_files import (
+    device_for,
+    load_causal_lm,
+    load_tokenizer,
+    model_fingerprint,
+    must_be_fetched,
+    resolve_model,
+    tokenizer_fingerprint,
+)
 from vcrd_ray.selection.candidates import Candidate, read_candidates
 from vcrd_ray.selection.scores import NEEDS_STEPS, ResponseScore, score_candidates
 from vcrd_ray.selection.steps import StepSplitter
@@ -18,6 +27,27 @@ from vcrd_ray.selection.windows import TokenScorer, step_windows, whole_response
 
 _BATCH = 64
 """Responses that are packed together, so that progress can be shown."""
+
+
+def check_rollouts(config: Config, directories: Sequence[Path], *, fetch: bool = True) -> None:
+    """Refuse rollouts that these models cannot score.
+
+    Args:
+        fetch: ask also after models that must be copied here first.
+
+    Raises:
+        DataError: rollouts of another tokenizer, or of another teacher where its own likelihoods count.
+    """
+    manifests = {directory: read_manifest(directory) for directory in directories}
+    if not fetch and must_be_fetched(config.student.path):
+        return
+    tokenizer = tokenizer_fingerprint(load_tokenizer(resolve_model(config.student.path)))
+    for directory, manifest in manifests.items():
+        check_manifest(directory, teacher=manifest.teacher, tokenizer=tokenizer)
+        if config.select.score == "divergence" and (fetch or not must_be_fetched(config.teacher.path)):
+            # What another teacher finds likely says nothing of this one's steps.
+            teacher = model_fingerprint(resolve_model(config.teacher.path))
+            check_manifest(directory, teacher=teacher, tokenizer=tokenizer)
 
 
 class Scoring:
