@@ -25,8 +25,8 @@ CHANGES = {
 
 
 def test_a_run_that_an_earlier_version_left_goes_on_and_is_reported(tmp_path: Path) -> None:
-    rollouts = write_rollouts(tmp_path / "rollouts", 24)
     run = tmp_path / "run"
+    rollouts = write_rollouts(run / "rollouts", 24)
     shutil.copytree(EARLIER / "distill", run / "distill")
     config = run / "distill" / "config.yaml"
     config.write_text(config.read_text().replace("ROLLOUTS", str(rollouts)).replace("RUN", str(run)))

@@ -89,7 +89,7 @@ def test_the_file_calibrates_the_judge_of_a_config(run: Path) -> None:
     mapped = load_judge(section, policy=STUDENT)
     assert mapped.profile.fingerprint.startswith(f"{plain.profile.fingerprint}+calibration-")
     pair = make_pairs(1)[0]
-    asked = JudgeRequest(questions=(pair.question,), responses=(pair.student_ids,), candidates=(pair.student_ids,))
+    asked = JudgeRequest(questions=(pair.question,), responses=(pair.student_ids,), proposals=(pair.student_ids,))
     before, after = plain.score(asked), mapped.score(asked)
     assert np.array_equal(after.trunk_logit, after.branch_logit)
     own = saved(run)["calibration"]["maps"]["step_start"]

@@ -91,7 +91,7 @@ def test_a_distillation_is_followed_over_a_broken_connection_to_its_end(
     assert "a-value-that-is-sent" not in done.stdout + done.stderr + head.submit("--list").stdout
 
     # Ray's own command with the whole project finds the run finished.
-    excludes = json.dumps({"excludes": [".venv", "runs", ".git", "tests", "docs"]})
+    excludes = json.dumps({"excludes": ["/.venv", "/runs", "/.git", "/tests", "/docs"]})
     entrypoint = ["python", "-m", "jobs.distill", "--config", str(config)]
     by_ray = head.cli("submit", "--working-dir=.", f"--runtime-env-json={excludes}", "--", *entrypoint)
     assert by_ray.returncode == 0, by_ray.stdout[-3000:] + by_ray.stderr[-3000:]

@@ -10,11 +10,12 @@ from vcrd_ray.data.rollouts import read_manifest
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json
+from vcrd_ray.runs.progress import ShowProgress
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.selection.ranking import TeacherRanking, rank_teachers
 from vcrd_ray.selection.scores import ResponseScore
 from vcrd_ray.selection.scoring import Scoring
-from vcrd_ray.selection.select import ShowProgress, say_left_out
+from vcrd_ray.selection.select import say_left_out
 
 RANKING_FOLDER = "teacher-ranking"
 

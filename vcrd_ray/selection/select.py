@@ -6,11 +6,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vcrd_ray.config import Config
 from vcrd_ray.data.problems import Reject, write_rejects
@@ -19,6 +18,7 @@ from vcrd_ray.errors import DataError
 from vcrd_ray.models.checkpoint_files import model_fingerprint, resolve_model
 from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json
+from vcrd_ray.runs.progress import ShowProgress
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.selection.choose import (
     Choice,
@@ -32,18 +32,6 @@ from vcrd_ray.selection.choose import (
 )
 from vcrd_ray.selection.scores import LOWER_IS_BETTER
 from vcrd_ray.selection.scoring import Scoring
-
-
-class Progress(Protocol):
-    """How far a stage is, for who waits for it."""
-
-    def advance(self, count: int) -> None:
-        """So many more are done."""
-        ...
-
-
-ShowProgress = Callable[[str, int, str], AbstractContextManager[Progress]]
-"""(name of the stage, how many in all, of what) -> held around it."""
 
 
 def select(config: Config, directory: Path, source: Path, show_progress: ShowProgress) -> dict[str, Any]:

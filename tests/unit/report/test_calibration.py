@@ -280,7 +280,7 @@ def test_a_calibrated_oracle_is_less_wrong_on_prompts_it_has_not_seen() -> None:
     responses = [ids for pair in pairs for ids in (pair.teacher_ids, pair.student_ids)]
     questions = [pair.question for pair in pairs for _ in range(2)]
     lengths = [len(ids) for ids in responses]
-    request = JudgeRequest(questions=tuple(questions), responses=tuple(responses), candidates=tuple(responses))
+    request = JudgeRequest(questions=tuple(questions), responses=tuple(responses), proposals=tuple(responses))
     reads = Reads(
         logit=judge.score(request).trunk_logit.astype(np.float64),
         right=np.repeat(np.arange(len(responses)) % 2 == 0, lengths),
