@@ -18,7 +18,9 @@ def test_paths_and_modules_in_documents_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     paths = set(re.findall(rf"`((?:{OURS})/[\w./-]*)", text)) | set(re.findall(r"\]\(([\w./-]+\.md)", text))
     bases = (ROOT, document.parent)
-    assert not sorted(path for path in paths if "NAME" not in path and not any((base / path).exists() for base in bases))
+    assert not sorted(
+        path for path in paths if "NAME" not in path and not any((base / path).exists() for base in bases)
+    )
     modules = set(re.findall(rf"python -m ((?:{OURS})\.[\w.]*\w)", text))
     modules |= {".".join(m.split(".")[:-1]) for m in re.findall(r"`(vcrd_ray\.[\w.]+\.[A-Za-z_]\w*)`", text)}
     assert not sorted(name for name in modules if find_spec(name) is None)
