@@ -94,7 +94,12 @@ def test_run_and_role_are_chosen_from_what_is_measured() -> None:
 
 def test_the_list_of_series_is_that_of_the_program() -> None:
     assert set(Telemetry.metrics(Telemetry().to_vector(), world_size=1)) == TELEMETRY
-    sources = ("vcrd_ray/training/telemetry.py", "vcrd_ray/training/distiller.py", "actors/ranks/log.py")
+    sources = (
+        "vcrd_ray/training/telemetry.py",
+        "vcrd_ray/training/distiller.py",
+        "vcrd_ray/training/objective_progress.py",
+        "actors/ranks/log.py",
+    )
     text = "".join((ROOT / source).read_text(encoding="utf-8") for source in sources)
     assert {name for name in REFRESH | STEP | WATCH if f'"{name}"' not in text} == set()
 
