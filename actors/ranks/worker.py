@@ -16,7 +16,7 @@ from actors.ranks.timeline import Spans
 from vcrd_ray.config import Config
 from vcrd_ray.data.problems import write_rejects
 from vcrd_ray.data.rollouts import read_pairs
-from vcrd_ray.models.backend.deepspeed import deepspeed_backend, use_cpu_accelerator
+from vcrd_ray.models.backend.deepspeed import deepspeed_backend, import_deepspeed, use_cpu_accelerator
 from vcrd_ray.models.checkpoint_files import device_for, model_fingerprint
 from vcrd_ray.runs.logs import log_as
 from vcrd_ray.runs.storage import local_path
@@ -39,10 +39,8 @@ def rank_main(job: RankJob) -> None:
 
 
 def _initdeepspeed_backend(gpus: float) -> None:
-    import deepspeed
-
     # Finds the process group that Ray Train made and wraps it.
-    deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo", verbose=False)
+    import_deepspeed().init_distributed(dist_backend="nccl" if gpus else "gloo", verbose=False)
 
 
 def _fine_tune(job: RankJob, files: RunFiles, world_size: int) -> None:

@@ -46,7 +46,7 @@ def run_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
-    from vcrd_ray.models.backend.deepspeed import deepspeed_backend, use_cpu_accelerator
+    from vcrd_ray.models.backend.deepspeed import deepspeed_backend, import_deepspeed, use_cpu_accelerator
     from vcrd_ray.training import assemble
     from vcrd_ray.training.signals import LocalSignals
     from vcrd_ray.training.trainer import Trainer
@@ -54,9 +54,7 @@ def run_rank(rank: int, folder: Path) -> None:
     use_cpu_accelerator()
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    import_deepspeed().init_distributed(dist_backend="gloo", verbose=False)
     pairs = make_pairs(NUM_PAIRS)
     for stage in STAGES:
         given = config(ranks=2, zero_stage=stage)

@@ -1,0 +1,35 @@
+"""What processes of a run import: seconds of every start, for every user. Heavy things stay out that nobody there uses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Of the libraries' own accord, or of ours, where something was imported at the top that only another role needs.
+NEVER = ("vllm", "mlflow", "wandb", "datasets", "lm_eval", "trl", "tensorboard", "plotly")
+RANK = "import actors.ranks.worker; from vcrd_ray.models.backend.deepspeed import *; import_deepspeed()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("role", "program", "besides"),
+    [
+        ("rank", f"{RANK}", ()),
+        ("teacher", "import actors.roles", ("deepspeed", "peft", "ray.train", "ray.data")),
+        (
+            "judge",
+            "import actors.roles; import vcrd_ray.judges.value_head",
+            ("deepspeed", "peft", "ray.train", "ray.data"),
+        ),
+        ("driver", "import jobs.distill", ("torch", "transformers", "deepspeed", "ray")),
+    ],
+)
+def test_a_process_imports_no_more_than_it_needs(role: str, program: str, besides: tuple[str, ...]) -> None:
+    names = (*NEVER, *besides)
+    found = f"print(*[name for name in {names!r} if name in sys.modules])"
+    code = f"import os, sys; os.environ['DS_ACCELERATOR'] = 'cpu'\n{program}\n{found}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "", f"{role} imports {done.stdout.splitlines()[-1]}"
