@@ -21,54 +21,20 @@ from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, print_dry_run
 from jobs.distill import rollouts_directory
 from vcrd_ray.config import Config
-from vcrd_ray.config.models import ModelJudge
-from vcrd_ray.errors import ConfigError, DataError
+from vcrd_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from vcrd_ray.evaluation.processbench import BenchFigures
-    from vcrd_ray.judges import Judge
-    from vcrd_ray.report.calibration import CalibrationReport, Method
+    from vcrd_ray.report.calibration_figures import CalibrationReport
 
 SECTIONS = ("run", "world", "student", "judge")
 
 
 def check(config: Config, others: Sequence[Config], files: Sequence[Path], *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.data.rollouts import read_manifest
-    from vcrd_ray.judges.loading import check_judge_tokenizer
-    from vcrd_ray.models.checkpoint_files import must_be_fetched
+    from vcrd_ray.report.calibrate import check_sources
 
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"--processbench {file}: no such file")
-    if not files or rollouts_directory(config).is_dir():
-        read_manifest(rollouts_directory(config))
-    for section in (config.judge, *(other.judge for other in others)):
-        paths = [config.student.path, *([section.path] if isinstance(section, ModelJudge) else [])]
-        if fetch or not any(must_be_fetched(path) for path in paths):
-            check_judge_tokenizer(section, policy=config.student.path)
-
-
-def run(
-    config: Config,
-    *,
-    method: Method,
-    judge: Judge | None = None,
-    max_rollouts: int | None = None,
-    others: Sequence[tuple[str, Config]] = (),
-) -> CalibrationReport:
-    """Measure and fit on the run's rollouts; writes calibration.json."""
-    from vcrd_ray.report.calibrate import measure
-
-    return measure(
-        config,
-        rollouts_directory(config),
-        method=method,
-        show_progress=StageProgress,
-        judge=judge,
-        max_rollouts=max_rollouts,
-        others=others,
-    )
+    check_sources(config, rollouts_directory(config), others, files, fetch=fetch)
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -112,14 +78,22 @@ def main(argv: list[str]) -> int:
         return 0
     if config.judge.calibration is not None:
         print("judge.calibration is set; what is measured here is the judge without it", file=sys.stderr)
-    from vcrd_ray.report.calibrate import FOLDER, load, run_processbench
+    from vcrd_ray.report.calibrate import FOLDER, load, measure, run_processbench
     from vcrd_ray.report.calibration_tables import show, show_processbench
 
     judge = load(config)
     report: CalibrationReport | None = None
     results: list[BenchFigures] = []
     if rollouts_directory(config).is_dir():
-        report = run(config, judge=judge, method=flags.method, max_rollouts=flags.max_rollouts, others=others)
+        report = measure(
+            config,
+            rollouts_directory(config),
+            method=flags.method,
+            show_progress=StageProgress,
+            judge=judge,
+            max_rollouts=flags.max_rollouts,
+            others=others,
+        )
     else:
         print(f"{rollouts_directory(config)}: no rollouts, so ProcessBench alone is run", file=sys.stderr)
     if flags.processbench:

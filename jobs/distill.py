@@ -43,20 +43,6 @@ def check(config: Config, *, fetch: bool = True) -> None:
         check_prompts(config.distill.watch.prompts, fetch=fetch)
 
 
-def check_rollouts(config: Config) -> None:
-    """Refuse rollouts that are missing, or that another teacher or tokenizer made."""
-    from vcrd_ray.data.rollouts import check_manifest
-    from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
-
-    check_manifest(
-        rollouts_directory(config),
-        teacher=model_fingerprint(resolve_model(config.teacher.path)),
-        tokenizer=tokenizer_fingerprint(load_tokenizer(resolve_model(config.student.path))),
-        # Where responses are written anew, those that are there count as the ones of the student before training.
-        student=model_fingerprint(resolve_model(config.student.path)) if config.rollouts.refresh.on else None,
-    )
-
-
 def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
@@ -66,13 +52,14 @@ def run(config: Config, *, name: str = "distill") -> Path:
     from actors.ranks.group import is_finished, train, warn_of_quarantined
     from actors.ranks.run_state import RankJob
     from actors.ranks.timeline import write_timeline
+    from vcrd_ray.training import assemble
     from vcrd_ray.training.trainer import DONE_FILE
 
     with RunDirectory(config.run.dir, name, config, sections=SECTIONS) as directory:
         if is_finished(directory.path):
             return directory.path
         check(config)
-        check_rollouts(config)
+        assemble.check_rollouts(config, rollouts_directory(config))
         with ray_cluster(config), follow_training(name, config) as told:
             teacher, judge, rollout = teacher_pool(config), judge_pool(config), rollout_pool(config)
             pools = [pool for pool in (teacher, judge, rollout) if pool is not None]

@@ -13,24 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.table import Table
 
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_prompts, print_dry_run
-from jobs.suites import SUITES, harness_tasks, make_benchmarks, run_harness, run_suites
+from jobs.suites import INSTRUCT, SUITES, print_questions, run_benchmarks
 from vcrd_ray.config import Config
 from vcrd_ray.data.accuracy import Accuracy, accuracy
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.files import write_json
 
-if TYPE_CHECKING:
-    from vcrd_ray.evaluation.results import Backend, BenchmarkFigures
-
-INSTRUCT = "instruct"
 SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 
@@ -51,8 +42,8 @@ def run(config: Config, *, label: str) -> Accuracy:
     from vcrd_ray.data.problems import read_problems, tokenize_prompts, write_rejects
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
-    model = config.evaluate.model or config.student.path
-    resolved = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
+    resolved = _resolved(config)
+    model = resolved.evaluate.model or ""
     with RunDirectory(config.run.dir, f"evaluate-{label}", resolved, sections=SECTIONS) as directory:
         result = directory.path / "result.json"
         if result.exists():
@@ -72,43 +63,13 @@ def run(config: Config, *, label: str) -> Accuracy:
         return figures
 
 
-def run_benchmarks(config: Config, suites: Sequence[str], *, label: str, backend: Backend) -> None:
-    """Evaluate `evaluate.model` (default: the student) on benchmark suites in RUN/evaluate-LABEL, and print tables."""
-    from jobs.instruct import run_instruct, show_instruct
-
+def _resolved(config: Config) -> Config:
+    """With the model that is evaluated named."""
     model = config.evaluate.model or config.student.path
-    resolved = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
-    with RunDirectory(config.run.dir, f"evaluate-{label}", resolved, sections=SECTIONS) as directory:
-        if backend == "lm-eval":
-            show(run_harness(resolved, model, suites, directory.path))
-            return
-        graded = [suite for suite in SUITES if suite in suites]
-        if graded:
-            show(run_suites(resolved, model, graded, directory.path))
-        if INSTRUCT in suites:
-            show_instruct(run_instruct(resolved, model, directory.path))
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
 
 
-def show(figures: Sequence[BenchmarkFigures]) -> None:
-    """A table of benchmarks: each metric with its interval."""
-    table = Table(title="pass@1")
-    for heading in ("set", "metric", "pass@1", "interval", "questions", "cut off", "no room"):
-        table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
-    for one in figures:
-        for metric in one.metrics:
-            table.add_row(
-                one.name,
-                metric.metric,
-                f"{100 * metric.value:.1f}%",
-                f"{100 * metric.low:.1f} to {100 * metric.high:.1f}%",
-                str(one.num_questions),
-                str(one.cut_off),
-                str(one.no_room),
-            )
-    Console(width=110).print(table)
-
-
-def main(argv: list[str]) -> int:
+def _flags() -> argparse.ArgumentParser:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--label", default="model", help="name of the result's folder")
     extra.add_argument("--model", help="checkpoint to evaluate: short for --evaluate.model")
@@ -121,35 +82,27 @@ def main(argv: list[str]) -> int:
         default="own",
         help="lm-eval: lm-evaluation-harness asks and grades its own tasks (default: %(default)s)",
     )
-    config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=extra)
+    return extra
+
+
+def main(argv: list[str]) -> int:
+    config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags())
     if flags.model:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
-        _dry_run(config, flags.suites, flags.backend)
+        if not print_questions(config, flags.suites, flags.backend):
+            check(config, fetch=False)
+        print_dry_run(config, SECTIONS, actors=False)
         return 0
     if flags.suites or flags.backend == "lm-eval":
-        run_benchmarks(config, flags.suites, label=flags.label, backend=flags.backend)
+        resolved = _resolved(config)
+        with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:
+            run_benchmarks(resolved, flags.suites, directory.path, backend=flags.backend)
         return 0
     figures = run(config, label=flags.label)
     print(f"{flags.label}: pass@1 {figures} on {figures.total} problems")
     return 0
-
-
-def _dry_run(config: Config, suites: Sequence[str], backend: Backend) -> None:
-    if backend == "lm-eval":
-        print(f"lm-eval: {', '.join(harness_tasks(config, suites))}")
-    elif suites:
-        for one in make_benchmarks(config, [suite for suite in SUITES if suite in suites]):
-            print(f"{one.suite} {one.benchmark.name}: {one.benchmark.num_questions} questions")
-        if INSTRUCT in suites:
-            from jobs.instruct import read_sets
-
-            for questions in read_sets(config):
-                print(f"{INSTRUCT} {questions.name}: {len(questions.items)} questions")
-    else:
-        check(config, fetch=False)
-    print_dry_run(config, SECTIONS, actors=False)
 
 
 if __name__ == "__main__":

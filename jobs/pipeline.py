@@ -14,34 +14,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-
-from jobs import calibrate, distill, evaluate, rollouts, sft
+from jobs import distill, evaluate, rollouts, sft
 from jobs.cli import load_config, run_main
-from jobs.common import model_location, print_dry_run, push_report
+from jobs.common import StageProgress, model_location, print_dry_run, push_report
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.report.live import wait_share
+from vcrd_ray.report.summary import show
 from vcrd_ray.runs.files import read_jsonl, write_json
 
 T = TypeVar("T")
 _DEMO_CALIBRATION = 400
-SECTIONS = (
-    "run",
-    "cluster",
-    "world",
-    "student",
-    "teacher",
-    "judge",
-    "prompt",
-    "sft",
-    "rollouts",
-    "distill",
-    "evaluate",
-)
+SECTIONS = tuple(dict.fromkeys((*sft.SECTIONS, *rollouts.SECTIONS, *distill.SECTIONS, *evaluate.SECTIONS)))
 
 
 def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:
@@ -83,7 +69,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
         timed("rollouts", lambda: rollouts.run(config))
         judged = any(with_method(config, method).distill.objective.needs_judge for method in methods)
         if calibrated_rollouts and judged:
-            timed("calibrate", lambda: calibrate.run(config, method="isotonic", max_rollouts=calibrated_rollouts))
+            timed("calibrate", lambda: _calibrate(config, calibrated_rollouts))
         evaluated("teacher", config.teacher.path)
         evaluated("student" if config.sft.skip else "sft", config.student.path)
         for method in methods:
@@ -104,44 +90,22 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
     return summary
 
 
-def show(summary: dict[str, Any]) -> None:
-    """The closing table."""
-    table = Table(title="pass@1 on held-out problems")
-    for heading in ("model", "pass@1", "interval", "problems"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    names = {"teacher": "teacher", "student": "student", "sft": "student after SFT"}
-    for label, figures in summary["accuracy"].items():
-        result = Accuracy(**figures)
-        table.add_row(
-            names.get(label, f"student after {label.upper()}"),
-            f"{100 * result.pass_at_1:.1f}%",
-            f"{100 * result.low:.1f} to {100 * result.high:.1f}%",
-            str(result.total),
-        )
-    Console().print(table)
-    for method, share in summary["exposed_wait_share"].items():
-        print(f"{method}: exposed wait for other actors {100 * share:.1f}% of the update time")
-    print(f"wall time {summary['wall_s']['total']:.0f} s")
-    print(f"report: {summary['report']}")
+def _calibrate(config: Config, max_rollouts: int) -> None:
+    from vcrd_ray.report.calibrate import measure
+
+    directory = distill.rollouts_directory(config)
+    measure(config, directory, method="isotonic", show_progress=StageProgress, max_rollouts=max_rollouts)
 
 
 def main(argv: list[str], *, job: str = "pipeline") -> int:
     """All stages, then the table."""
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument(
-        "--methods",
-        nargs="+",
-        choices=list(METHODS),
-        default=["vcrd"],
-        help="methods to run side by side (default: vcrd)",
+        "--methods", nargs="+", choices=list(METHODS), default=["vcrd"], help="side by side (default: vcrd)"
     )
-    extra.add_argument(
-        "--calibrate",
-        type=int,
-        default=_DEMO_CALIBRATION if job == "demo" else 0,
-        metavar="N",
-        help="measure the judge on N rollouts, 0: not at all (default: %(default)s)",
-    )
+    number = _DEMO_CALIBRATION if job == "demo" else 0
+    said = "measure the judge on N rollouts, 0: not at all (default: %(default)s)"
+    extra.add_argument("--calibrate", type=int, default=number, metavar="N", help=said)
     config, flags = load_config(job, "The whole main job.", argv, extra=extra)
     if flags.calibrate < 0:
         raise ConfigError(f"--calibrate {flags.calibrate}: must be at least 0")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Suite = Literal["math", "code"]
 SUITES: tuple[Suite, ...] = ("math", "code")
+INSTRUCT = "instruct"
 HARNESS_FOLDER = "lm-eval"
 
 
@@ -301,3 +302,35 @@ def num_positions(config: Config, model: str) -> int:
     positions = int(content.get("max_position_embeddings", 2**31))
     limit = config.teacher.vllm.max_model_len if config.teacher.engine == "vllm" else None
     return min(positions, limit or positions)
+
+
+def run_benchmarks(config: Config, suites: Sequence[str], directory: Path, *, backend: Backend) -> None:
+    """Evaluate `evaluate.model` on benchmark suites in a run's directory, and print tables."""
+    from jobs.instruct import run_instruct, show_instruct
+    from vcrd_ray.evaluation.tables import show
+
+    model = config.evaluate.model
+    assert model is not None
+    if backend == "lm-eval":
+        show(run_harness(config, model, suites, directory))
+        return
+    graded = [suite for suite in SUITES if suite in suites]
+    if graded:
+        show(run_suites(config, model, graded, directory))
+    if INSTRUCT in suites:
+        show_instruct(run_instruct(config, model, directory))
+
+
+def print_questions(config: Config, suites: Sequence[str], backend: Backend) -> bool:
+    """How many questions each benchmark would ask; False where none was asked for."""
+    if backend == "lm-eval":
+        print(f"lm-eval: {', '.join(harness_tasks(config, suites))}")
+        return True
+    for one in make_benchmarks(config, [suite for suite in SUITES if suite in suites]):
+        print(f"{one.suite} {one.benchmark.name}: {one.benchmark.num_questions} questions")
+    if INSTRUCT in suites:
+        from jobs.instruct import read_sets
+
+        for questions in read_sets(config):
+            print(f"{INSTRUCT} {questions.name}: {len(questions.items)} questions")
+    return bool(suites)

@@ -17,9 +17,9 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 from vcrd_ray.config.data import PromptSection, SamplingSection
 from vcrd_ray.config.world import WorldConfig
-from vcrd_ray.data.manifest import ids_digest
+from vcrd_ray.data.manifest import Manifest, ids_digest
 from vcrd_ray.data.problems import Problem, make_examples, read_problems, template_fingerprint, tokenize_prompts
-from vcrd_ray.data.rollouts import Manifest, open_rollouts, write_block
+from vcrd_ray.data.rollouts import open_rollouts, write_block
 from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from vcrd_ray.types import Rollout, RolloutPair
 

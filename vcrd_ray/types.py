@@ -1,5 +1,7 @@
 """What flows through a distillation run, one type a stage. Knows numpy only: no models, no Ray.
 
+In one file, however long, because one reads it in one go before anything else.
+
 Tokens. A micro-batch of pairs is flattened to its response *tokens*: first those of all teacher rollouts in the order of
 the pairs, then those of all student rollouts. Every array with an entry a token (divergence, proposal, score, weight)
 follows that order; `TokenLayout` is the one place that computes it.
@@ -134,11 +136,6 @@ class TokenLayout:
     def num_teacher_tokens(self) -> int:
         """Tokens [:n] are on teacher prefixes, tokens [n:] on student prefixes."""
         return int(self.lengths[: len(self.pairs)].sum())
-
-    @property
-    def num_student_tokens(self) -> int:
-        """N_student."""
-        return self.num_tokens - self.num_teacher_tokens
 
     def span(self, side: Side) -> slice:
         """Where the tokens on one side's prefixes are."""

@@ -137,7 +137,8 @@ def _measure(argv: list[str], contender: str, rollouts: Path, folder: Path) -> d
 
 
 def _pairs(config: Config, rollouts: Path) -> list[RolloutPair]:
-    from vcrd_ray.data.rollouts import read_manifest, read_pairs
+    from vcrd_ray.data.manifest import read_manifest
+    from vcrd_ray.data.rollouts import read_pairs
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
     manifest = read_manifest(rollouts)

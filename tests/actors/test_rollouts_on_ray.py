@@ -21,9 +21,9 @@ from tests.jobs.conftest import kill_job, start
 from vcrd_ray.config import Config
 from vcrd_ray.config.data import TinyPrompts
 from vcrd_ray.config.world import WorldConfig
-from vcrd_ray.data.manifest import with_samples
+from vcrd_ray.data.manifest import read_manifest, with_samples
 from vcrd_ray.data.problems import read_problems, read_prompts
-from vcrd_ray.data.rollouts import part_path, read_manifest, read_pairs
+from vcrd_ray.data.rollouts import part_path, read_pairs
 from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.types import Prompt, Rollout

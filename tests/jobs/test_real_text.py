@@ -93,7 +93,8 @@ def test_gsm8k_rollouts_and_distillation(tmp_path: Path) -> None:
     ]
     run("jobs.rollouts", *common, *prompts, "--rollouts.sampling.max_new_tokens", "24", "--rollouts.block_size", "32")
 
-    from vcrd_ray.data.rollouts import read_manifest, read_pairs
+    from vcrd_ray.data.manifest import read_manifest
+    from vcrd_ray.data.rollouts import read_pairs
 
     manifest = read_manifest(tmp_path / "run" / "rollouts")
     pairs, rejects = read_pairs(

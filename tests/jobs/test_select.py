@@ -13,7 +13,8 @@ import pytest
 from jobs import select
 from tests.conftest import make_pairs, write_rollouts
 from tests.unit.selection.sampled import change_rows, two_samples
-from vcrd_ray.data.rollouts import read_manifest, read_pairs
+from vcrd_ray.data.manifest import read_manifest
+from vcrd_ray.data.rollouts import read_pairs
 from vcrd_ray.errors import ConfigError, DataError, RunDirectoryError
 from vcrd_ray.types import RolloutPair
 

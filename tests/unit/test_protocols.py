@@ -10,7 +10,7 @@ from vcrd_ray.evaluation.answers import Benchmark
 from vcrd_ray.evaluation.instruct.pace import Clock
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.packed import JudgeFormat
-from vcrd_ray.judges.step_tags import VerdictReading
+from vcrd_ray.judges.verdict_formats import VerdictFormat
 from vcrd_ray.method.divergences import Divergence
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.runs.tracking import Tracker
@@ -38,7 +38,7 @@ for name in (
     importlib.import_module(name)
 
 PROTOCOLS = [AnswerSource, Backend, Benchmark, Clock, Divergence, Engine, Future, Judge, JudgeFormat, ResponseSource]
-PROTOCOLS += [SignalSource, Tracker, Transport, VerdictReading, VersionedEngine]
+PROTOCOLS += [SignalSource, Tracker, Transport, VerdictFormat, VersionedEngine]
 
 
 def implementations(protocol: type) -> set[type]:

@@ -1,4 +1,4 @@
-"""What made a rollouts directory, what its parts hold, and how its pairs are told apart. Knows nothing of files."""
+"""What made a rollouts directory, what its parts hold, and how its pairs are told apart. Knows nothing of the parts' files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vcrd_ray.config.data import PromptSection, SamplingSection
+from vcrd_ray.errors import DataError
 from vcrd_ray.types import Prompt
 
+MANIFEST = "manifest.json"
 _SAMPLE_MARK = re.compile(r"(.*)#(\d+)", re.DOTALL)
 
 
@@ -124,3 +127,36 @@ def prompts_digest(prompts: Iterable[Prompt]) -> str:
     for prompt in prompts:
         digest.update(prompt.id.encode() + b"\0" + prompt.ids.tobytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a rollouts directory.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    try:
+        return Manifest.model_validate_json((directory / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{directory}: no rollouts here (no {MANIFEST}); run jobs.rollouts first") from None
+    except ValidationError as error:
+        raise DataError(
+            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
+        ) from None
+
+
+def check_manifest(directory: Path, *, teacher: str, tokenizer: str, student: str | None = None) -> Manifest:
+    """The manifest of rollouts that this teacher and this tokenizer made, and this student if one is given.
+
+    Raises:
+        DataError: there is none, or something else made them.
+    """
+    manifest = read_manifest(directory)
+    made = (("teacher", manifest.teacher, teacher), ("tokenizer", manifest.tokenizer, tokenizer))
+    for name, found, wanted in (*made, ("student", manifest.student, student or manifest.student)):
+        if found != wanted:
+            raise DataError(
+                f"{directory}: made with {name} {found}, this run has {name} {wanted};"
+                f" make rollouts with this {name}, or configure the one they were made with"
+            )
+    return manifest

@@ -10,18 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id
+from vcrd_ray.data.manifest import MANIFEST, Manifest, ids_digest, pair_id, read_manifest
 from vcrd_ray.data.mixture import normalised
 from vcrd_ray.data.problems import write_rejects
-from vcrd_ray.data.rollouts import (
-    MANIFEST,
-    SCHEMA,
-    read_manifest,
-    read_parts,
-    read_totals,
-    write_part,
-    write_timing,
-)
+from vcrd_ray.data.rollouts import SCHEMA, read_parts, read_totals, write_part, write_timing
 from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs.files import read_jsonl, write_json

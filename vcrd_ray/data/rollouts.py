@@ -22,33 +22,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from vcrd_ray.data.manifest import Manifest, PartTotals, SideTotals, ids_digest, pair_id, split_pair_id
+from vcrd_ray.data.manifest import (
+    MANIFEST,
+    Manifest,
+    PartTotals,
+    SideTotals,
+    check_manifest,
+    ids_digest,
+    pair_id,
+    read_manifest,
+    split_pair_id,
+)
 from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs.files import write_json
 from vcrd_ray.types import SIDES, Prompt, Rollout, RolloutPair
 
-__all__ = [
-    "MANIFEST",
-    "SCHEMA",
-    "TIMING",
-    "Manifest",
-    "check_manifest",
-    "ids_digest",
-    "open_rollouts",
-    "pair_id",
-    "part_path",
-    "read_manifest",
-    "read_pairs",
-    "read_parts",
-    "read_totals",
-    "write_block",
-    "write_part",
-    "write_timing",
-]
-
 _LOG = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 TIMING = "timing.json"
 _TOTALS = b"vcrd_ray"  # key in a part's footer
 
@@ -193,39 +183,6 @@ def write_timing(directory: Path, num_blocks: int, *, seconds: float) -> None:
     }
     tokens = totals.teacher.tokens + totals.student.tokens
     write_json(directory / TIMING, {"seconds": seconds, "pairs": totals.pairs, "response_tokens": tokens, **sides})
-
-
-def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a rollouts directory.
-
-    Raises:
-        DataError: there is none, or it is damaged.
-    """
-    try:
-        return Manifest.model_validate_json((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{directory}: no rollouts here (no {MANIFEST}); run jobs.rollouts first") from None
-    except ValidationError as error:
-        raise DataError(
-            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
-        ) from None
-
-
-def check_manifest(directory: Path, *, teacher: str, tokenizer: str, student: str | None = None) -> Manifest:
-    """The manifest of rollouts that this teacher and this tokenizer made, and this student if one is given.
-
-    Raises:
-        DataError: there is none, or something else made them.
-    """
-    manifest = read_manifest(directory)
-    made = (("teacher", manifest.teacher, teacher), ("tokenizer", manifest.tokenizer, tokenizer))
-    for name, found, wanted in (*made, ("student", manifest.student, student or manifest.student)):
-        if found != wanted:
-            raise DataError(
-                f"{directory}: made with {name} {found}, this run has {name} {wanted};"
-                f" make rollouts with this {name}, or configure the one they were made with"
-            )
-    return manifest
 
 
 def read_pairs(

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from vcrd_ray.config import Config
-from vcrd_ray.errors import ModelError
+from vcrd_ray.config.models import ModelJudge
+from vcrd_ray.data.manifest import read_manifest
+from vcrd_ray.errors import DataError, ModelError
 from vcrd_ray.evaluation.processbench import BenchFigures, judge_items, read_processbench
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.calibrated import NOT_TEXT, StepPositions
-from vcrd_ray.judges.loading import load_judge
-from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
-from vcrd_ray.report.calibration import CalibrationReport, Method, OtherJudge, Reads, agreement, calibrate
+from vcrd_ray.judges.loading import check_judge_tokenizer, load_judge
+from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
+from vcrd_ray.report.calibration import Reads, agreement, calibrate
+from vcrd_ray.report.calibration_figures import CalibrationReport, Method, OtherJudge
 from vcrd_ray.report.run_data import CheckedResponse, read_checked
 from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json
@@ -25,6 +28,25 @@ from vcrd_ray.types import FloatArray, IntArray, JudgeRequest
 
 FOLDER = "calibration"
 _BATCH = 64  # responses of a request, so that progress can be shown
+
+
+def check_sources(
+    config: Config, directory: Path, others: Sequence[Config], files: Sequence[Path], *, fetch: bool = True
+) -> None:
+    """Refuse missing files, missing rollouts and judges that read other tokens than the student writes.
+
+    Args:
+        fetch: look also at models that must be copied here first.
+    """
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"--processbench {file}: no such file")
+    if not files or directory.is_dir():
+        read_manifest(directory)
+    for section in (config.judge, *(other.judge for other in others)):
+        paths = [config.student.path, *([section.path] if isinstance(section, ModelJudge) else [])]
+        if fetch or not any(must_be_fetched(path) for path in paths):
+            check_judge_tokenizer(section, policy=config.student.path)
 
 
 def load(config: Config) -> Judge:

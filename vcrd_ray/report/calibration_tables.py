@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vcrd_ray.evaluation.processbench import BenchFigures
-from vcrd_ray.report.calibration import CalibrationReport, extrapolation, verdict
+from vcrd_ray.report.calibration_figures import CalibrationReport, extrapolation, verdict
 
 
 def show(report: CalibrationReport) -> None:

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.judges.calibrated import PositionClass
-from vcrd_ray.report.calibration import HISTOGRAM_BINS, ClassFigures
+from vcrd_ray.report.calibration_figures import HISTOGRAM_BINS, ClassFigures
 from vcrd_ray.report.run_data import TrainingData, display_name
 from vcrd_ray.types import Decision
 

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from vcrd_ray.data.manifest import pair_id
 from vcrd_ray.report import figures
-from vcrd_ray.report.calibration import CalibrationReport, extrapolation, verdict
+from vcrd_ray.report.calibration_figures import CalibrationReport, extrapolation, verdict
 from vcrd_ray.report.refreshed import student_ids_of
 from vcrd_ray.report.run_data import RunData, TrainingData, display_name, read_run
 from vcrd_ray.report.verdicts import verdicts

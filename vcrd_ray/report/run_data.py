@@ -14,14 +14,14 @@ from pydantic import ValidationError
 
 from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.data.final_answers import final_answer, is_correct
-from vcrd_ray.data.manifest import split_pair_id
+from vcrd_ray.data.manifest import check_manifest, read_manifest, split_pair_id
 from vcrd_ray.data.problems import Reject
-from vcrd_ray.data.rollouts import check_manifest, part_path, read_manifest, read_pairs
+from vcrd_ray.data.rollouts import part_path, read_pairs
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.processbench import BenchFigures
 from vcrd_ray.evaluation.published import published_for
 from vcrd_ray.evaluation.scoreboard import Scoreboard, read_scoreboard
-from vcrd_ray.report.calibration import CalibrationReport
+from vcrd_ray.report.calibration_figures import CalibrationReport
 from vcrd_ray.report.refreshed import RefreshData, read_refreshed
 from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.training.on_policy.validator import WATCHED

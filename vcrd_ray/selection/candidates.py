@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vcrd_ray.data.final_answers import final_answer, is_correct
+from vcrd_ray.data.manifest import check_manifest, read_manifest
 from vcrd_ray.data.problems import Reject
-from vcrd_ray.data.rollouts import check_manifest, read_manifest, read_parts
+from vcrd_ray.data.rollouts import read_parts
 from vcrd_ray.errors import DataError
 from vcrd_ray.models.checkpoint_files import tokenizer_fingerprint
 from vcrd_ray.selection.steps import StepSplitter

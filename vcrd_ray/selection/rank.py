@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vcrd_ray.config import Config
-from vcrd_ray.data.rollouts import read_manifest
+from vcrd_ray.data.manifest import read_manifest
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from vcrd_ray.config import Config
+from vcrd_ray.data.manifest import check_manifest, read_manifest
 from vcrd_ray.data.problems import Reject
-from vcrd_ray.data.rollouts import check_manifest, read_manifest
 from vcrd_ray.errors import DataError
 from vcrd_ray.models.checkpoint_files import (
     device_for,

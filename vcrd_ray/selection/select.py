@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vcrd_ray.config import Config
+from vcrd_ray.data.manifest import read_manifest
 from vcrd_ray.data.problems import Reject, write_rejects
-from vcrd_ray.data.rollouts import read_manifest
 from vcrd_ray.errors import DataError
 from vcrd_ray.models.checkpoint_files import model_fingerprint, resolve_model
 from vcrd_ray.runs.directory import versions

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.config import Config
 from vcrd_ray.config.stages import TrainingSection
+from vcrd_ray.data.manifest import check_manifest
 from vcrd_ray.data.problems import Example, Reject, make_examples, read_problems, tokenize_prompts
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.checkpoint_files import (
@@ -74,6 +75,22 @@ class Teacher:
             fingerprint=model_fingerprint(directory),
             vocab_size=min(len(tokenizer), len(load_tokenizer(directory))),
         )
+
+
+def check_rollouts(config: Config, directory: Path) -> None:
+    """Refuse rollouts that are missing, or that another teacher or tokenizer made.
+
+    Raises:
+        DataError: names what differs.
+    """
+    student = resolve_model(config.student.path)
+    check_manifest(
+        directory,
+        teacher=model_fingerprint(resolve_model(config.teacher.path)),
+        tokenizer=tokenizer_fingerprint(load_tokenizer(student)),
+        # Where responses are written anew, those that are there count as the ones of the student before training.
+        student=model_fingerprint(student) if config.rollouts.refresh.on else None,
+    )
 
 
 def distillation_fingerprints(student: Student, teacher: Teacher) -> dict[str, str]:

@@ -11,9 +11,9 @@ import pytest
 
 from jobs import merge_rollouts as job
 from tests.conftest import STUDENT, write_rollouts
-from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id
+from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id, read_manifest
 from vcrd_ray.data.merge import PairMerger, merge_rollouts
-from vcrd_ray.data.rollouts import part_path, read_manifest, read_pairs, write_part
+from vcrd_ray.data.rollouts import part_path, read_pairs, write_part
 from vcrd_ray.errors import ConfigError, DataError
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.report.run_data import read_checked

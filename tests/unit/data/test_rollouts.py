@@ -9,16 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_pairs
-from vcrd_ray.data.manifest import pair_id, split_pair_id, with_samples
-from vcrd_ray.data.rollouts import (
-    SCHEMA,
-    open_rollouts,
-    part_path,
-    read_manifest,
-    read_pairs,
-    read_totals,
-    write_timing,
-)
+from vcrd_ray.data.manifest import pair_id, read_manifest, split_pair_id, with_samples
+from vcrd_ray.data.rollouts import SCHEMA, open_rollouts, part_path, read_pairs, read_totals, write_timing
 from vcrd_ray.errors import DataError
 from vcrd_ray.types import Prompt
 

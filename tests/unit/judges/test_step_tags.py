@@ -25,13 +25,9 @@ from transformers import (
 from tests.unit.judges.checkpoints import ROUNDING
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges import Judge
-from vcrd_ray.judges.step_tags import (
-    MathShepherdReading,
-    RlhflowReading,
-    StepTagsJudge,
-    load_step_tags_judge,
-    step_of_tokens,
-)
+from vcrd_ray.judges.step_tags import StepTagsJudge, load_step_tags_judge
+from vcrd_ray.judges.steps import step_of_tokens
+from vcrd_ray.judges.verdict_formats import MathShepherdFormat, RlhflowFormat
 from vcrd_ray.types import JudgeRequest, StepSolution
 
 WEIGHTS = "model.safetensors"
@@ -380,7 +376,7 @@ def test_unknown_verdict_is_refused(paths: dict[str, Path]) -> None:
 
 def test_tag_that_is_another_token_behind_a_step_is_refused() -> None:
     tokenizer = byte_tokenizer(("Ġ", "-"), ("#", "!"), ("Ġ", "#!"))
-    reading = MathShepherdReading(tokenizer, good="+", bad="-", step_tag="#!")
+    reading = MathShepherdFormat(tokenizer, good="+", bad="-", step_tag="#!")
     with pytest.raises(ModelError, match=r"does not write the tag '#!' as one token behind each step"):
         reading.steps(SOLUTIONS[0])
 
@@ -397,7 +393,7 @@ def test_verdict_that_merges_with_the_template_is_refused() -> None:
         "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}!{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
     )
     with pytest.raises(ModelError, match=r"template rlhflow: .* the verdict '\+' directly behind the prompt"):
-        RlhflowReading(tokenizer, good="+", bad="-").steps(SOLUTIONS[0])
+        RlhflowFormat(tokenizer, good="+", bad="-").steps(SOLUTIONS[0])
 
 
 def test_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:

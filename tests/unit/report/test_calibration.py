@@ -16,21 +16,18 @@ from vcrd_ray.judges.calibrated import POSITION_CLASSES, CalibratedJudge, Positi
 from vcrd_ray.judges.oracle import OracleJudge
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.report.calibration import (
-    CalibrationReport,
-    ClassFigures,
     Reads,
     agreement,
     auc,
     auc_interval,
     calibrate,
-    extrapolation,
     fit_isotonic,
     fit_temperature,
     fitting_prompts,
     quality,
     reliability_bins,
-    verdict,
 )
+from vcrd_ray.report.calibration_figures import CalibrationReport, ClassFigures, extrapolation, verdict
 from vcrd_ray.types import JudgeRequest
 
 PROFILE = JudgeProfile(

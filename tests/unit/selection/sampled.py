@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from tests.conftest import STUDENT, write_rollouts
-from vcrd_ray.data.manifest import ids_digest, pair_id
-from vcrd_ray.data.rollouts import open_rollouts, part_path, read_manifest, read_parts, write_part
+from vcrd_ray.data.manifest import ids_digest, pair_id, read_manifest
+from vcrd_ray.data.rollouts import open_rollouts, part_path, read_parts, write_part
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.selection.candidates import Candidate, read_candidates
 from vcrd_ray.selection.steps import StepSplitter
