@@ -191,20 +191,37 @@ class TeacherRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherSignals:
-    """What the teacher says about one micro-batch. Arrays are in token order; one transport's fields are set.
+class TeacherStates:
+    """The teacher's distribution, exactly, for whoever holds its head."""
 
-    Floats are float32, or the bits of bfloat16 as uint16.
-    """
-
-    hidden: npt.NDArray[np.generic] | None = None
+    states: npt.NDArray[np.generic]
     """Last hidden states after the final norm at the position that predicts each token. [N, d_teacher]"""
-    logits: npt.NDArray[np.generic] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherLogits:
+    """The teacher's distribution, exactly, as it is."""
+
+    logits: npt.NDArray[np.generic]
     """[N, tokens of the tokenizer]"""
-    top_ids: IntArray | None = None
-    """The most probable tokens. [N, k]"""
-    top_logp: FloatArray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherTopK:
+    """The most probable tokens alone."""
+
+    ids: IntArray
+    """[N, k]"""
+    logp: FloatArray
     """Their log-probabilities under the whole distribution. [N, k]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherSignals:
+    """What the teacher says about one micro-batch, in token order. Floats are float32, or the bits of bfloat16 as uint16."""
+
+    distribution: TeacherStates | TeacherLogits | TeacherTopK
+    """As `TeacherRequest.transport` asked."""
     student_prefix_proposals: IntArray
     """a^T ~ p(.|c^S), one for each token on student prefixes; empty unless asked for. [N_student]"""
     seconds: float

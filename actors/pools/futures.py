@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from actors.pools.client import Part, PoolClient
 from actors.pools.pool import Pool
@@ -18,87 +19,83 @@ from vcrd_ray.training.on_policy.requests import (
 )
 from vcrd_ray.training.signals import Future, SignalSource, done
 from vcrd_ray.training.telemetry import JudgeTraffic
-from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Rollout, Side, TeacherRequest, TeacherSignals
+from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Prompt, Side, TeacherRequest, TeacherSignals
+
+T = TypeVar("T")
 
 
-class _RemoteScores(Future[JudgeScores]):
-    """A judge's answer, or that there is none."""
+class RemoteFuture(Future[T]):
+    """An answer of a pool, or one of the parts of an answer."""
 
     def __init__(
         self,
         client: PoolClient,
         request: Request,
-        *,
-        batch: Future[PairBatch],
-        side: Side,
         timeout_s: float,
-        max_set_aside: int,
+        *,
+        index: int | None = None,
+        read: Callable[[Any], T] = lambda answer: answer,
     ) -> None:
-        self._client = client
-        self._max_set_aside = max_set_aside
-        self._request = request
-        self._batch = batch
-        self._side: Side = side
-        self._timeout_s = timeout_s
+        """
+        Args:
+            index: of the part; None: the whole answer.
+            read: what was answered -> what is given.
+        """
+        self._client, self._request, self._timeout_s = client, request, timeout_s
+        self._index, self._read = index, read
 
-    def result(self) -> JudgeScores:
-        answer = self._client.result(self._request, timeout_s=self._timeout_s)
-        if self._request.quarantined:
-            if self._client.num_quarantined > self._max_set_aside:
-                raise JudgeError(
-                    f"judge processes died of {self._client.num_quarantined} requests, more than judge.max_set_aside"
-                    f" {self._max_set_aside}, the last {self._request.id}: look at the judge's log; lower"
-                    " judge.max_batch_tokens if it ran out of memory"
-                )
-            span = self._batch.result().layout.span(self._side)
-            return JudgeScores.nothing(span.stop - span.start, quarantined=True)
-        return cast(JudgeScores, answer)
-
-
-class _RemoteTeacher(Future[TeacherSignals]):
-    """A teacher's answer, and its proposals for the judge."""
-
-    def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
-        self.proposals = Part(client=client, request=request, index=1)
-        self._timeout_s = timeout_s
-
-    def result(self) -> TeacherSignals:
-        client, request = self.proposals.client, self.proposals.request
-        return cast(TeacherSignals, client.result(request, timeout_s=self._timeout_s)[0])
-
-
-class _RemotePart(Future[Any]):
-    """One of the results of an order."""
-
-    def __init__(self, part: Part, timeout_s: float) -> None:
-        self.part = part
-        self._timeout_s = timeout_s
-
-    def result(self) -> Any:
-        return self.part.client.result(self.part.request, timeout_s=self._timeout_s)[self.part.index]
-
-
-class RemoteBatch(_RemotePart):
-    """A micro-batch whose responses are being written."""
-
-    def __init__(self, part: Part, asked: PairBatch, timeout_s: float) -> None:
-        super().__init__(part, timeout_s)
-        self.asked = asked
-        """The same with the responses that there were before."""
-
-
-class _RemoteAnswers(Answers):
-    """Answers of a version."""
-
-    def __init__(self, client: PoolClient, request: Request, timeout_s: float) -> None:
-        self._client, self._request = client, request
-        self._timeout_s = timeout_s
+    def part(self, index: int) -> Part:
+        """A part of the answer, that another pool can be sent before it is there."""
+        return Part(client=self._client, request=self._request, index=index)
 
     def ready(self) -> bool:
+        """Whether `result` would come at once."""
         return self._client.is_done(self._request)
 
-    def result(self) -> list[Rollout]:
-        return cast(list[Rollout], self._client.result(self._request, timeout_s=self._timeout_s))
+    def result(self) -> T:
+        answer = self._client.result(self._request, timeout_s=self._timeout_s)
+        return self._read(answer if self._index is None else answer[self._index])
+
+
+class RemoteBatch(RemoteFuture[PairBatch]):
+    """A micro-batch whose responses are being written."""
+
+    def __init__(self, client: PoolClient, request: Request, timeout_s: float, *, index: int, asked: PairBatch) -> None:
+        super().__init__(client, request, timeout_s, index=index)
+        self.asked = asked
+        """The same with the responses that there were before."""
+        self.sent = self.part(index)
+        """What another pool is sent in its place."""
+
+
+def remote_scores(
+    client: PoolClient,
+    request: Request,
+    *,
+    batch: Future[PairBatch],
+    side: Side,
+    timeout_s: float,
+    max_set_aside: int,
+) -> Future[JudgeScores]:
+    """A judge's answer, or that nobody could judge: such scores are quarantined.
+
+    Raises (when waited for):
+        JudgeError: judges died of more requests than `max_set_aside`.
+    """
+
+    def read(answer: Any) -> JudgeScores:
+        if not request.quarantined:
+            return cast(JudgeScores, answer)
+        if client.num_quarantined > max_set_aside:
+            raise JudgeError(
+                f"judge processes died of {client.num_quarantined} requests, more than judge.max_set_aside"
+                f" {max_set_aside}, the last {request.id}: look at the judge's log; lower"
+                " judge.max_batch_tokens if it ran out of memory"
+            )
+        span = batch.result().layout.span(side)
+        return JudgeScores.nothing(span.stop - span.start, quarantined=True)
+
+    return RemoteFuture(client, request, timeout_s, read=read)
 
 
 class RemoteResponses(ResponseSource, AnswerSource):
@@ -112,14 +109,14 @@ class RemoteResponses(ResponseSource, AnswerSource):
         first, count = order.batches[0], len(order.batches)
         name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
         request = self._client.submit(Request(id=name, method="write", args=(order,), num_results=count + 1))
-        parts = [Part(client=self._client, request=request, index=i) for i in range(count + 1)]
-        batches = [RemoteBatch(part, asked, self._timeout_s) for part, asked in zip(parts, order.batches, strict=False)]
-        return list(batches), _RemotePart(parts[-1], self._timeout_s)
+        given = (self._client, request, self._timeout_s)
+        batches = [RemoteBatch(*given, index=i, asked=asked) for i, asked in enumerate(order.batches)]
+        return list(batches), RemoteFuture(*given, index=count)
 
     def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> Answers:
         name = f"answers of version {version.number} from {prompts[0].id}"
         request = self._client.submit(Request(id=name, method="answer", args=(version, prompts)))
-        return _RemoteAnswers(self._client, request, self._timeout_s)
+        return RemoteFuture(self._client, request, self._timeout_s)
 
 
 class RemoteSignals(SignalSource):
@@ -152,14 +149,14 @@ class RemoteSignals(SignalSource):
         assert self._teacher is not None
         args = (_argument(batch), self._request)
         request = Request(id=self._name(batch, "annotate"), method="annotate", args=args, num_results=2)
-        return _RemoteTeacher(self._teacher, self._teacher.submit(request), self._timeout_s)
+        return RemoteFuture(self._teacher, self._teacher.submit(request), self._timeout_s, index=0)
 
     def request_student_prefix_scores(
         self, batch: Future[PairBatch], teacher: Future[TeacherSignals]
     ) -> Future[JudgeScores]:
         """The proposals go from the teacher's node to the judge's, not through here."""
-        assert isinstance(teacher, _RemoteTeacher)
-        return self._score(batch, "student", teacher.proposals)
+        assert isinstance(teacher, RemoteFuture)
+        return self._score(batch, "student", teacher.part(1))
 
     def request_teacher_prefix_scores(self, batch: PairBatch, proposals: IntArray) -> Future[JudgeScores]:
         return self._score(done(batch), "teacher", proposals)
@@ -177,7 +174,7 @@ class RemoteSignals(SignalSource):
     def _score(self, batch: Future[PairBatch], side: Side, proposals: Any) -> Future[JudgeScores]:
         assert self._judge is not None
         request = self._ask("score", batch, side, proposals)
-        return _RemoteScores(
+        return remote_scores(
             self._judge,
             request,
             batch=batch,
@@ -198,4 +195,4 @@ class RemoteSignals(SignalSource):
 
 def _argument(batch: Future[PairBatch]) -> Any:
     """What another actor is sent: a batch that is still being written goes to it from its writer, not through here."""
-    return batch.part if isinstance(batch, RemoteBatch) else batch.result()
+    return batch.sent if isinstance(batch, RemoteBatch) else batch.result()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from actors.pools.client import Part, PoolClient
-from actors.pools.futures import RemoteSignals, _RemoteScores
+from actors.pools.futures import RemoteSignals, remote_scores
 from actors.pools.pool import Pool, judge_pool
 from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.ranks.group import warn_of_quarantined
@@ -404,7 +404,7 @@ def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> No
     pool = Simulation(1, poison=frozenset({"a", "b"}))
     client = pool.client()
     pending = [
-        _RemoteScores(client, request, batch=done(batch), side="teacher", timeout_s=1000, max_set_aside=1)
+        remote_scores(client, request, batch=done(batch), side="teacher", timeout_s=1000, max_set_aside=1)
         for request in ask(client, "a", "b")
     ]
     assert pending[0].result().quarantined and len(pending[0].result().trunk_logit) == batch.layout.num_teacher_tokens

@@ -12,7 +12,15 @@ from torch import Tensor
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.wire import to_wire
-from vcrd_ray.types import FloatArray, IntArray, PairBatch, TeacherRequest, TeacherSignals
+from vcrd_ray.types import (
+    IntArray,
+    PairBatch,
+    TeacherLogits,
+    TeacherRequest,
+    TeacherSignals,
+    TeacherStates,
+    TeacherTopK,
+)
 
 _CHUNK_ROWS = 256
 """Tokens whose logits exist at a time."""
@@ -30,15 +38,19 @@ def teacher_signals(
         request: what is wanted. Proposals are drawn at temperature 1 from the exact distribution.
     """
     proposals = _propose(batch, hidden, head, request.seed) if request.propose else np.zeros(0, dtype=np.int32)
+    distribution = _distribution(hidden, head, request)
+    return TeacherSignals(distribution=distribution, student_prefix_proposals=proposals, seconds=0.0)
+
+
+def _distribution(hidden: Tensor, head: Tensor, request: TeacherRequest) -> TeacherStates | TeacherLogits | TeacherTopK:
     match request.transport:
         case "hidden":
-            return TeacherSignals(hidden=to_wire(hidden), student_prefix_proposals=proposals, seconds=0.0)
+            return TeacherStates(states=to_wire(hidden))
         case "logits":
             logits = [_logits(hidden[span], head).to(hidden.dtype) for span in _chunks(len(hidden))]
-            return TeacherSignals(logits=to_wire(torch.cat(logits)), student_prefix_proposals=proposals, seconds=0.0)
+            return TeacherLogits(logits=to_wire(torch.cat(logits)))
         case "top_k":
-            ids, logp = _top_k(hidden, head, request.top_k)
-            return TeacherSignals(top_ids=ids, top_logp=logp, student_prefix_proposals=proposals, seconds=0.0)
+            return _top_k(hidden, head, request.top_k)
 
 
 def pair_keys(batch: PairBatch) -> np.ndarray:
@@ -66,14 +78,14 @@ def _propose(batch: PairBatch, hidden: Tensor, head: Tensor, seed: int) -> IntAr
     return np.concatenate(drawn).astype(np.int32)
 
 
-def _top_k(hidden: Tensor, head: Tensor, k: int) -> tuple[IntArray, FloatArray]:
+def _top_k(hidden: Tensor, head: Tensor, k: int) -> TeacherTopK:
     ids, values = [], []
     for span in _chunks(len(hidden)):
         logp = torch.log_softmax(_logits(hidden[span], head), dim=-1)
         top = logp.topk(min(k, logp.shape[-1]), dim=-1)
         ids.append(top.indices.cpu().numpy().astype(np.int32))
         values.append(top.values.cpu().numpy())
-    return np.concatenate(ids), np.concatenate(values)
+    return TeacherTopK(ids=np.concatenate(ids), logp=np.concatenate(values))
 
 
 def _logits(hidden: Tensor, head: Tensor) -> Tensor:

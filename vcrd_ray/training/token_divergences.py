@@ -27,7 +27,7 @@ from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive, sequenc
 from vcrd_ray.method.sampling import uniforms
 from vcrd_ray.models.student import Student
 from vcrd_ray.models.wire import from_wire
-from vcrd_ray.types import SIDES, PairBatch, Side, TeacherSignals
+from vcrd_ray.types import SIDES, PairBatch, Side, TeacherLogits, TeacherSignals, TeacherStates, TeacherTopK
 
 
 class TokenDivergences:
@@ -106,13 +106,14 @@ class TokenDivergences:
             tokens = torch.from_numpy(batch.layout.token_ids[span].astype(np.int64)).to(device)[:, None]
             return TopKTeacher(ids=tokens, logp=torch.zeros(tokens.shape, device=device))
         assert signals is not None
-        if signals.hidden is not None:
-            assert self._teacher_head is not None
-            return HiddenTeacher(hidden=from_wire(signals.hidden, device)[span], head=self._teacher_head)
-        if signals.logits is not None:
-            return LogitsTeacher(logits=from_wire(signals.logits, device)[span])
-        assert signals.top_ids is not None and signals.top_logp is not None
-        return TopKTeacher(ids=from_wire(signals.top_ids, device)[span], logp=from_wire(signals.top_logp, device)[span])
+        match signals.distribution:
+            case TeacherStates(states=states):
+                assert self._teacher_head is not None
+                return HiddenTeacher(hidden=from_wire(states, device)[span], head=self._teacher_head)
+            case TeacherLogits(logits=logits):
+                return LogitsTeacher(logits=from_wire(logits, device)[span])
+            case TeacherTopK(ids=ids, logp=logp):
+                return TopKTeacher(ids=from_wire(ids, device)[span], logp=from_wire(logp, device)[span])
 
     def _adapted(
         self,

@@ -153,7 +153,7 @@ def test_ids_of_bytes_of_a_character_come_back_as_they_were_drawn(generator: Eng
 def test_hidden_states_are_the_plain_models(annotator: Engine, pairs: list[RolloutPair]) -> None:
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:3]))
     signals = annotator.annotate(batch, HIDDEN)
-    hidden = from_wire(signals.hidden, CPU)
+    hidden = from_wire(signals.distribution.states, CPU)
     model = load_causal_lm(resolve_model(TEACHER), dtype="float32", device=CPU)
     head = load_head(resolve_model(TEACHER), dtype="float32")
     first = 0
@@ -173,8 +173,8 @@ def test_a_side_without_responses_is_left_out(annotator: Engine, pairs: list[Rol
     both = annotator.annotate(PairBatch(update=0, micro=0, pairs=tuple(pairs[:2])), HIDDEN)
     for side, rows in (("teacher", slice(0, None)), ("student", slice(-1, None))):
         batch = PairBatch(update=0, micro=0, pairs=tuple(p.only(side) for p in pairs[:2]))  # type: ignore[arg-type]
-        alone = from_wire(annotator.annotate(batch, HIDDEN).hidden, CPU)
-        whole = from_wire(both.hidden, CPU)
+        alone = from_wire(annotator.annotate(batch, HIDDEN).distribution.states, CPU)
+        whole = from_wire(both.distribution.states, CPU)
         cut = PairBatch(update=0, micro=0, pairs=tuple(pairs[:2])).layout.num_teacher_tokens
         wanted = whole[:cut] if side == "teacher" else whole[cut:]
         torch.testing.assert_close(alone[rows], wanted[rows], rtol=1e-4, atol=1e-4)
@@ -186,8 +186,8 @@ def test_proposals_and_top_k_are_those_of_the_other_engine(annotator: Engine, pa
     request = TeacherRequest(transport="top_k", top_k=4, propose=True, seed=0)
     ours, theirs = annotator.annotate(batch, request), reference.annotate(batch, request)
     assert (ours.student_prefix_proposals == theirs.student_prefix_proposals).mean() > 0.99
-    assert (ours.top_ids[:, 0] == theirs.top_ids[:, 0]).mean() > 0.99
-    np.testing.assert_allclose(ours.top_logp[:, 0], theirs.top_logp[:, 0], rtol=1e-3, atol=1e-3)
+    assert (ours.distribution.ids[:, 0] == theirs.distribution.ids[:, 0]).mean() > 0.99
+    np.testing.assert_allclose(ours.distribution.logp[:, 0], theirs.distribution.logp[:, 0], rtol=1e-3, atol=1e-3)
 
 
 def test_an_engine_started_for_one_use_says_so_when_asked_for_the_other(

@@ -72,7 +72,7 @@ def test_a_response_cut_by_the_length_limit_says_so(engine: HFEngine, prompts: l
 def test_hidden_states_rebuild_the_logits_of_every_response_token(engine: HFEngine, pairs: list[RolloutPair]) -> None:
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:3]))
     signals = engine.annotate(batch, HIDDEN)
-    hidden = from_wire(signals.hidden, CPU)
+    hidden = from_wire(signals.distribution.states, CPU)
     head = engine._model.get_output_embeddings().weight
     row = 0
     for side in ("teacher_ids", "student_ids"):
