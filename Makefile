@@ -14,7 +14,7 @@ METHODS ?= vcrd
 VLLM ?= cpu
 # What makes rollouts and hosts the teacher in the demo: hf or vllm.
 ENGINE ?= hf
-# Processes that share the tests which start nothing; the others start many processes themselves.
+# Processes that share the unit tests, a file each, so that what a file loads is loaded once.
 WORKERS ?= 2
 
 comma := ,
@@ -50,15 +50,15 @@ lint: install
 	$(BIN)/lint-imports
 
 test-quick: install
-	$(BIN)/python -m pytest -m "not slow and not full and not gpu" -n $(WORKERS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not full and not gpu" -n $(WORKERS) --dist loadfile tests/unit $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -m "not full and not gpu" -n $(WORKERS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not full and not gpu" -n $(WORKERS) --dist loadfile tests/unit $(ARGS)
 	$(BIN)/python -m pytest -m "not full and not gpu" --durations 10 tests/actors tests/jobs $(ARGS)
 
 test-all: export VCRD_FULL := 1
 test-all: lint
-	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile tests/unit $(ARGS)
 	$(BIN)/python -m pytest -m "not gpu" --durations 10 tests/actors tests/jobs $(ARGS)
 
 # On a machine with a CUDA device.

@@ -52,7 +52,9 @@ def test_teacher_signals_equal_the_cpu(pairs: list[RolloutPair]) -> None:
     batch = PairBatch(update=0, micro=0, pairs=tuple(pairs[:4]))
     request = TeacherRequest(transport="hidden", top_k=1, propose=True, seed=0)
     on_cpu, on_gpu = (HFEngine(TEACHER, dtype="float32", device=d).annotate(batch, request) for d in (CPU, CUDA))
-    torch.testing.assert_close(from_wire(on_gpu.distribution.states, CPU), from_wire(on_cpu.distribution.states, CPU), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        from_wire(on_gpu.distribution.states, CPU), from_wire(on_cpu.distribution.states, CPU), rtol=1e-2, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize(

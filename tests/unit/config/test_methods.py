@@ -17,6 +17,8 @@ from vcrd_ray.engines.hf import HFEngine
 from vcrd_ray.judges.loading import load_judge
 from vcrd_ray.types import RolloutPair
 
+pytestmark = pytest.mark.slow
+
 MIXED = {"validation_pairs": 8, "start": 0.5, "every": 2}
 
 

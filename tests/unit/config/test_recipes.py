@@ -16,6 +16,8 @@ from jobs.paper import FOLDER, read_tables
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted((Path(pipeline.__file__).parent / "configs").rglob("*.yaml"))
 # Of the method's specification: lambdas, epochs or updates, learning rate of the fine-tuning stage.
 PAPER = {

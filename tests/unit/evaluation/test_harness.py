@@ -74,6 +74,7 @@ def test_what_the_backend_does_not_do_is_refused(options: list[str], said: str) 
         evaluate.main(["--backend", "lm-eval", "--dry-run", *options])
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_every_task_of_a_suite_is_known_to_the_harness_and_others_are_named() -> None:
     pytest.importorskip("lm_eval")

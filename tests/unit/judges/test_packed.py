@@ -32,6 +32,8 @@ from vcrd_ray.judges.qwen_prm import load_qwen_prm_judge
 from vcrd_ray.judges.value_head import load_value_head_judge
 from vcrd_ray.types import JudgeRequest, JudgeScores
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[..., PackedJudge]
 ATTENTIONS: list[AttentionKind] = ["dense", "flex", "two_stream"]
 

@@ -15,6 +15,7 @@ from vcrd_ray.method.divergences import SkewedKL
 from vcrd_ray.method.fused import PerSequenceSkew, kernels
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_the_kernel_equals_the_torch_path_in_the_interpreter() -> None:
     done = subprocess.run(

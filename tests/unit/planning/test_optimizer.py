@@ -65,6 +65,7 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("lora", [None, LoraSection(r=4)], ids=["full", "lora"])
 def test_deepspeed_keeps_between_updates_what_is_estimated(dtype: DType, lora: LoraSection | None) -> None:

@@ -16,6 +16,8 @@ from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.lease import RunLease
 from vcrd_ray.runs.storage import Mirror, Store, local_copy
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["bucket"]
 
 

@@ -15,6 +15,8 @@ from vcrd_ray.tiny import CHECKPOINTS
 from vcrd_ray.tiny.tokenizer import build_tokenizer
 from vcrd_ray.tiny.world import TEST_SEED, Problem, make_problems
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("teacher", "teacher-weak", "student-base", "prm")
 
 

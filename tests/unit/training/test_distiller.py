@@ -27,6 +27,8 @@ from vcrd_ray.training.judge_checks import JudgeBounds
 from vcrd_ray.training.signals import LocalSignals
 from vcrd_ray.types import JudgeRequest, JudgeScores, RolloutPair, UpdateReport
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NUM_UPDATES = 4
 

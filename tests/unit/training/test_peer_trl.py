@@ -24,6 +24,8 @@ from vcrd_ray.models.checkpoint_files import load_causal_lm, load_head, pad_id, 
 from vcrd_ray.models.student import Student
 from vcrd_ray.types import PairBatch, RolloutPair
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NUM_PAIRS = 8
 BY_BETA: dict[float, Divergence] = {

@@ -20,6 +20,8 @@ from vcrd_ray.evaluation.code.tasks import CodeTask, read_tasks
 from vcrd_ray.evaluation.code.truth import keep_truth
 from vcrd_ray.evaluation.code.verdicts import Check, Verdict, judged
 
+pytestmark = pytest.mark.slow
+
 _RULES = Rules(with_plus=True, sanitize_s=2, max_chars=20_000)
 _TWICE: dict[str, Any] = {
     "task_id": "HumanEval/900",

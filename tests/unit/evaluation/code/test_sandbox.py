@@ -16,6 +16,8 @@ import pytest
 
 from vcrd_ray.evaluation.code.sandbox import Isolation, Limits, Outcome, SandboxError, check_isolation, run
 
+pytestmark = pytest.mark.slow
+
 _LIMITS = Limits(wall_s=20, cpu_s=10, memory_bytes=512 << 20, processes=6, file_bytes=1 << 20, disk_bytes=4 << 20)
 
 

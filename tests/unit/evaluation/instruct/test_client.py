@@ -18,6 +18,8 @@ from vcrd_ray.evaluation.instruct.client import ChatClient
 from vcrd_ray.evaluation.instruct.replies import Refusal, Reply, ReplyCache
 from vcrd_ray.evaluation.instruct.wire import EndpointError
 
+pytestmark = pytest.mark.slow
+
 
 def _echo(asked: Asked, before: int) -> Said:
     return completion(f"You said {asked.text}.")

@@ -8,6 +8,8 @@ from vcrd_ray.evaluation.math import symbolic
 from vcrd_ray.evaluation.math.equality import math_equal, quick_verdict
 from vcrd_ray.evaluation.math.symbolic import symbolic_equal
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("prediction", "gold", "verdict"),

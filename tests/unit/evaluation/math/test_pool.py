@@ -14,6 +14,8 @@ from vcrd_ray.evaluation.math.grader import Grade, Grader, Pending, QwenGrader, 
 from vcrd_ray.evaluation.math.pool import GradingPool, PoolLimits
 from vcrd_ray.evaluation.math.sets import MathItem
 
+pytestmark = pytest.mark.slow
+
 LIMITS = PoolLimits(workers=1, timeout_s=0.5, memory_mib=512)
 
 ADVERSARIAL = {
@@ -123,6 +125,7 @@ def test_no_process_outlives_the_pool() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen", "math_verify"])
 def test_no_adversarial_answer_hangs_or_crashes_the_program(name: str) -> None:

@@ -25,6 +25,8 @@ from vcrd_ray.training.on_policy.requests import PolicyVersion, ResponseRequest
 from vcrd_ray.training.on_policy.writer import ResponseWriter, WriterSettings
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, RolloutPair
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SETTINGS = WriterSettings(
     sampling=SamplingSection(max_new_tokens=24),
