@@ -40,17 +40,17 @@ def check(config: Config, others: Sequence[Config], files: Sequence[Path], *, fe
 def _flags() -> argparse.ArgumentParser:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--method", choices=["isotonic", "temperature"], default="isotonic", help="kind of map")
-    extra.add_argument("--max-rollouts", type=int, default=None, metavar="N", help="responses that are judged at most")
-    extra.add_argument(
-        "--other", type=Path, nargs="+", default=[], metavar="FILE", help="YAML files with a judge to compare with"
-    )
-    extra.add_argument(
-        "--processbench", type=Path, nargs="+", default=[], metavar="FILE", help="ProcessBench files (JSON Lines)"
-    )
+    for name, said in (
+        ("--other", "YAML files with a judge to compare with"),
+        ("--processbench", "ProcessBench files (JSON Lines)"),
+    ):
+        extra.add_argument(name, type=Path, nargs="+", default=[], metavar="FILE", help=said)
+    for name, said in (
+        ("--max-rollouts", "responses that are judged at most"),
+        ("--max-items", "items of each ProcessBench file at most"),
+    ):
+        extra.add_argument(name, type=int, metavar="N", help=said)
     extra.add_argument("--threshold", type=float, default=0.5, help="score below which a step is wrong (default: 0.5)")
-    extra.add_argument(
-        "--max-items", type=int, default=None, metavar="N", help="items of each ProcessBench file at most"
-    )
     extra.add_argument("--json", action="store_true", help="print the results as JSON, and nothing else")
     return extra
 

@@ -104,8 +104,7 @@ def main(argv: list[str], *, job: str = "pipeline") -> int:
         "--methods", nargs="+", choices=list(METHODS), default=["vcrd"], help="side by side (default: vcrd)"
     )
     number = _DEMO_CALIBRATION if job == "demo" else 0
-    said = "measure the judge on N rollouts, 0: not at all (default: %(default)s)"
-    extra.add_argument("--calibrate", type=int, default=number, metavar="N", help=said)
+    extra.add_argument("--calibrate", type=int, default=number, metavar="N", help="measure the judge on N rollouts")
     config, flags = load_config(job, "The whole main job.", argv, extra=extra)
     if flags.calibrate < 0:
         raise ConfigError(f"--calibrate {flags.calibrate}: must be at least 0")

@@ -8,7 +8,7 @@ from functools import partial
 import ray.train
 import torch
 
-from actors.pools.futures import RemoteResponses, RemoteSignals
+from actors.pools.signals import RemoteResponses, RemoteSignals
 from actors.pools.startup import await_pools
 from actors.ranks.files import RunFiles
 from actors.ranks.run_state import RankJob, run_state

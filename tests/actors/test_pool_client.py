@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from actors.pools.client import Part, PoolClient
-from actors.pools.futures import RemoteSignals, remote_scores
+from actors.pools.futures import remote_scores
 from actors.pools.pool import Pool, judge_pool
 from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.pools.signals import RemoteSignals
 from actors.ranks.group import warn_of_quarantined
 from tests.actors.conftest import make_config
 from tests.conftest import make_pairs

@@ -80,6 +80,10 @@ class Config(Section):
             raise ValueError(
                 "student.zero_stage 3 on several ranks cannot overlap: set distill.overlap false, or use stage 2"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _signals_can_be_had(self) -> Self:
         if self.teacher.transport == "top_k" and "teacher_probability" in self.distill.objective.weighting.needs:
             raise ValueError(
                 "weighting teacher_prob needs the teacher's whole distribution, which teacher.transport top_k does not carry:"
