@@ -86,7 +86,7 @@ def greedy_by_hand(model: torch.nn.Module, prompt: Prompt, eos: int) -> tuple[In
 
 
 @pytest.mark.parametrize("kind", ["adapter", "weights"])
-@pytest.mark.parametrize("name", ["hf", "vllm"])
+@pytest.mark.parametrize("name", ["hf", pytest.param("vllm", marks=pytest.mark.full)])
 def test_each_version_answers_as_the_merged_model_does(
     name: str, kind: str, versions: dict[str, list[Path]], prompts: list[Prompt], request: pytest.FixtureRequest
 ) -> None:
