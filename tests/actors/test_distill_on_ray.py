@@ -156,7 +156,6 @@ def test_one_after_the_other_with_a_teacher_judges_and_a_rank_killed_equals_over
     assert sum(row["judge/set_aside_rows"] for row in rows) == 0
 
 
-@pytest.mark.full
 def test_stopped_early_and_gone_on_with_one_after_the_other_equals_an_uninterrupted_overlapped_run(
     rollouts: Path, reference: Path, tmp_path: Path
 ) -> None:
