@@ -13,12 +13,13 @@ from vcrd_ray.config import Config
 from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.runs.files import read_jsonl, write_json, write_text
 from vcrd_ray.runs.tracking import MetricsLog, flat_params
+from vcrd_ray.training.trainer import TrainingLog
 from vcrd_ray.types import UpdateReport
 
 _DECISIONS_FILE = "decisions.jsonl"
 
 
-class RankLog:
+class RankLog(TrainingLog):
     """Metrics and decisions of rank 0; both are cut back to where a resumed run begins."""
 
     def __init__(
@@ -44,7 +45,6 @@ class RankLog:
         self._decisions = self._path.open("a", encoding="utf-8")
 
     def write(self, report: UpdateReport) -> None:
-        """Append one update."""
         self._metrics.write(report.update, report.metrics)
         row = {"update": report.update, "num_updates": self._num_updates, **report.metrics}
         self._gauges.set(row)
@@ -53,11 +53,9 @@ class RankLog:
         self._decisions.flush()
 
     def validated(self, update: int, figures: Accuracy) -> None:
-        """Show how the student did on held-out problems when so many updates were done."""
         self._metrics.show(update, {"watch/pass_at_1": figures.pass_at_1})
         self._gauges.set({"watch/pass_at_1": figures.pass_at_1})
 
     def close(self) -> None:
-        """Flush all files."""
         self._metrics.close()
         self._decisions.close()

@@ -18,6 +18,7 @@ import torch
 from actors.ranks.notes import ControlNotes
 from vcrd_ray.errors import StoppedError
 from vcrd_ray.models.backend import Backend
+from vcrd_ray.training.trainer import StopRule
 
 _TOLD = "the job was told to end (SIGTERM)"
 _TIME_IS_UP = "the time is up (run.must_save_by)"
@@ -62,7 +63,7 @@ def stop_on_sigterm(notes: ControlNotes) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class EarlyStop:
+class EarlyStop(StopRule):
     """One rank's side. All ranks ask after every update."""
 
     def __init__(self, backend: Backend, notes: ControlNotes, *, must_save_by: float | None) -> None:
@@ -94,11 +95,6 @@ class EarlyStop:
         return bool(stop or save)
 
     def done(self, *, saved_s: float) -> None:
-        """The next update begins; `saved_s` seconds went into a checkpoint.
-
-        Raises:
-            StoppedError: the run ends here.
-        """
         self._longest_save = max(self._longest_save, saved_s)
         self._last = time.monotonic()
         if saved_s:

@@ -30,7 +30,7 @@ def rank_main(job: RankJob) -> None:
     if section.gpus_per_rank == 0:
         use_cpu_accelerator()
     torch.set_num_threads(section.threads)
-    _initdeepspeed_backend(section.gpus_per_rank)
+    _init_process_group(section.gpus_per_rank)
     context = ray.train.get_context()
     log_as(stderr=True, run="/".join(job.run_dir.parts[-2:]), role="student", replica=context.get_world_rank())
     files = RunFiles(job.run_dir, job.config.run, rank=context.get_world_rank(), local_rank=context.get_local_rank())
@@ -38,7 +38,7 @@ def rank_main(job: RankJob) -> None:
     (_fine_tune if job.rollouts is None else _distill)(job, files, context.get_world_size())
 
 
-def _initdeepspeed_backend(gpus: float) -> None:
+def _init_process_group(gpus: float) -> None:
     # Finds the process group that Ray Train made and wraps it.
     import_deepspeed().init_distributed(dist_backend="nccl" if gpus else "gloo", verbose=False)
 
@@ -63,7 +63,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
     fingerprints = assemble.distillation_fingerprints(student, teacher)
     pairs, rejects = read_pairs(
         local_path(job.rollouts),
-        teacher=teacher.fingerprint,
+        teacher=fingerprints["teacher"],
         tokenizer=fingerprints["tokenizer"],
         vocab_size=teacher.vocab_size,
         max_length=section.max_length,

@@ -152,7 +152,7 @@ def test_one_after_the_other_with_a_teacher_judges_and_a_rank_killed_equals_over
     assert len(pools) >= 3 and ranks
     assert_bitwise(run, reference)
     rows = read_jsonl(run / "metrics.jsonl")
-    # Deaths before the last checkpoint but one of the rank are in rows that were written anew.
+    # Deaths before the last checkpoint but one of the rank are in rows that were overwritten.
     assert sum(row["judge/set_aside_rows"] for row in rows) == 0
 
 

@@ -16,10 +16,14 @@ from vcrd_ray.models.backend import Backend
 from vcrd_ray.runs.tracking import Tracker
 from vcrd_ray.training.on_policy.requests import AnswerSource, ResponseSource
 from vcrd_ray.training.signals import Future, SignalSource
+from vcrd_ray.training.trainer import Loop, StopRule, TrainingLog
 
 for name in (
     "actors.pools.futures",
+    "actors.pools.signals",
     "actors.pools.transport",
+    "actors.ranks.log",
+    "actors.ranks.stopping",
     "jobs.hosted",
     "vcrd_ray.engines.hf",
     "vcrd_ray.engines.vllm",
@@ -33,12 +37,14 @@ for name in (
     "vcrd_ray.judges.value_head",
     "vcrd_ray.models.backend.deepspeed",
     "vcrd_ray.models.backend.torch",
+    "vcrd_ray.training.distiller",
     "vcrd_ray.training.on_policy.writer",
+    "vcrd_ray.training.sft",
 ):
     importlib.import_module(name)
 
 PROTOCOLS = [AnswerSource, Backend, Benchmark, Clock, Divergence, Engine, Future, Judge, JudgeFormat, ResponseSource]
-PROTOCOLS += [SignalSource, Tracker, Transport, VerdictFormat, VersionedEngine]
+PROTOCOLS += [SignalSource, Tracker, Transport, VerdictFormat, VersionedEngine, Loop, StopRule, TrainingLog]
 
 
 def implementations(protocol: type) -> set[type]:

@@ -62,7 +62,7 @@ def pair_keys(batch: PairBatch) -> np.ndarray:
 
 def _propose(batch: PairBatch, hidden: Tensor, head: Tensor, seed: int) -> IntArray:
     layout = batch.layout
-    on_student = slice(layout.num_teacher_tokens, layout.num_tokens)
+    on_student = layout.span("student")
     # The same in every epoch: the teacher and the rollout are fixed, so what depends on them alone is judged once.
     uniform = uniforms(
         seed=seed,

@@ -67,7 +67,7 @@ def scored_proposals(
         on_teacher = scores["teacher"]
         parts.append(
             ScoredProposals(
-                teacher_proposal=tokens[: batch.layout.num_teacher_tokens],
+                teacher_proposal=tokens[batch.layout.span("teacher")],
                 student_proposal=student_proposals,
                 teacher_logit=on_teacher.trunk_logit,
                 student_logit=on_teacher.branch_logit,
@@ -78,7 +78,7 @@ def scored_proposals(
         parts.append(
             ScoredProposals(
                 teacher_proposal=teacher_proposals,
-                student_proposal=tokens[batch.layout.num_teacher_tokens :],
+                student_proposal=tokens[batch.layout.span("student")],
                 teacher_logit=on_student.branch_logit,
                 student_logit=on_student.trunk_logit,
             )

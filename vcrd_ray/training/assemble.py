@@ -62,7 +62,6 @@ class Teacher:
     """What the student's side must know of the teacher; its weights are elsewhere, but for the head."""
 
     directory: Path
-    fingerprint: str
     vocab_size: int
     """Tokens that teacher and student share."""
 
@@ -70,11 +69,7 @@ class Teacher:
     def of(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> Teacher:
         """The configured one, for a student with this tokenizer."""
         directory = resolve_model(config.teacher.path)
-        return cls(
-            directory=directory,
-            fingerprint=model_fingerprint(directory),
-            vocab_size=min(len(tokenizer), len(load_tokenizer(directory))),
-        )
+        return cls(directory=directory, vocab_size=min(len(tokenizer), len(load_tokenizer(directory))))
 
 
 def check_rollouts(config: Config, directory: Path) -> None:
@@ -88,7 +83,7 @@ def check_rollouts(config: Config, directory: Path) -> None:
         directory,
         teacher=model_fingerprint(resolve_model(config.teacher.path)),
         tokenizer=tokenizer_fingerprint(load_tokenizer(student)),
-        # Where responses are written anew, those that are there count as the ones of the student before training.
+        # With on-policy rollouts, those that are there count as the ones of the student before training.
         student=model_fingerprint(student) if config.rollouts.refresh.on else None,
     )
 
@@ -96,7 +91,7 @@ def check_rollouts(config: Config, directory: Path) -> None:
 def distillation_fingerprints(student: Student, teacher: Teacher) -> dict[str, str]:
     """Identities that a checkpoint of a distillation is bound to."""
     return {
-        "teacher": teacher.fingerprint,
+        "teacher": model_fingerprint(teacher.directory),
         "student": model_fingerprint(student.directory),
         "tokenizer": tokenizer_fingerprint(student.tokenizer),
     }

@@ -35,10 +35,11 @@ from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
 from vcrd_ray.training.signals import SignalSource, done
 from vcrd_ray.training.telemetry import JudgeTraffic, Telemetry, pick_decisions
 from vcrd_ray.training.token_divergences import TokenDivergences
+from vcrd_ray.training.trainer import Loop
 from vcrd_ray.types import SIDES, Decision, JudgeScores, ScoredProposals, Side, UpdateReport
 
 
-class Distiller:
+class Distiller(Loop):
     """One rank's distillation run."""
 
     def __init__(
@@ -58,7 +59,7 @@ class Distiller:
         """Where the teacher's hidden states travel, `teacher_head` is needed. Put together by `assemble.make_distiller`.
 
         Args:
-            on_policy: writes student responses anew; None: they are those of `batches`.
+            on_policy: responses by later versions of the student; None: they are those of `batches`.
             take_judge_traffic: asked once an update; a judge in this process has none.
             span: held around each action of the schedule, by its name; for timelines.
         """
@@ -98,11 +99,9 @@ class Distiller:
         return self.state.to_record()
 
     def restore(self, record: dict[str, object]) -> None:
-        """Inverse of `record`."""
         self._progress.state = ObjectiveState.from_record(record)
 
     def facts(self) -> dict[str, object]:
-        """What is worth knowing of the run once it is over."""
         return {"self_check_difference": self._self_check.difference, "num_pairs": self._batches.num_given}
 
     def run(self, *, first_update: int, stop: int, on_update: Callable[[UpdateReport], None]) -> None:

@@ -13,10 +13,11 @@ from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import batch_responses, packed_responses
 from vcrd_ray.models.checkpoint_files import pad_id
 from vcrd_ray.training.data_order import DataOrder
+from vcrd_ray.training.trainer import Loop
 from vcrd_ray.types import UpdateReport
 
 
-class FineTuner:
+class FineTuner(Loop):
     """Cross-entropy on response tokens only, averaged over all response tokens of the update."""
 
     def __init__(
@@ -37,7 +38,6 @@ class FineTuner:
         self.num_updates = self.order.num_updates(epochs=section.epochs, num_updates=section.num_updates)
 
     def run(self, *, first_update: int, stop: int, on_update: Callable[[UpdateReport], None]) -> None:
-        """Carry out updates [first_update, stop)."""
         for update in range(first_update, stop):
             started = time.perf_counter()
             num_tokens = sum(len(self._examples[i].response_ids) for i in self.order.order_of(update))
@@ -63,7 +63,7 @@ class FineTuner:
         return {}
 
     def restore(self, record: dict[str, object]) -> None:
-        """Inverse of `record`."""
+        pass
 
     def facts(self) -> dict[str, object]:
         """Nothing beside the figures of the updates."""

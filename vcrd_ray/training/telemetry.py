@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from vcrd_ray.method.weighting import Weights
 from vcrd_ray.training.on_policy.requests import Written
-from vcrd_ray.types import Decision, PairBatch, ScoredProposals, Side
+from vcrd_ray.types import SIDES, Decision, PairBatch, ScoredProposals, Side
 
 _LOG_WEIGHT_EDGES = np.linspace(-6.0, 6.0, 241)
 _SATURATED = 0.01
@@ -107,10 +107,8 @@ class Telemetry:
                 self.counts["responses"] += 1
                 self.counts["renewed"] += pair.student_version > 0
                 self.counts["staleness"] += batch.update - pair.student_version
-        cut = batch.layout.num_teacher_tokens
-        parts: tuple[tuple[Side, slice], ...] = (("teacher", slice(0, cut)), ("student", slice(cut, None)))
-        for side, span in parts:
-            sums = self._sums[side]
+        for side in SIDES:
+            span, sums = batch.layout.span(side), self._sums[side]
             weight = weights.weight[span]
             judged = weights.judged[span]
             sums["rows"] += len(weight)
@@ -144,8 +142,7 @@ class Telemetry:
     def to_vector(self) -> npt.NDArray[np.float64]:
         """All sums in a fixed order, to be added over ranks."""
         parts: list[npt.NDArray[np.float64]] = [np.array([*self.seconds.values(), *self.counts.values()])]
-        sides: tuple[Side, ...] = ("teacher", "student")
-        for side in sides:
+        for side in SIDES:
             parts += [np.array(list(self._sums[side].values())), self._histogram[side]]
         return np.concatenate(parts)
 
@@ -156,10 +153,7 @@ class Telemetry:
         seconds = dict(zip(_SECONDS, vector[: len(_SECONDS)], strict=True))
         counts = dict(zip(_COUNTS, vector[len(_SECONDS) : cut], strict=True))
         rest = vector[cut:].reshape(2, -1)
-        sums = {
-            side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True))
-            for side, row in zip(("teacher", "student"), rest, strict=True)
-        }
+        sums = {side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True)) for side, row in zip(SIDES, rest, strict=True)}
         total = {name: sums["teacher"][name] + sums["student"][name] for name in _SUMS}
         histogram = rest[:, len(_SUMS) :].sum(axis=0)
         figures = {"loss": total["loss"]}

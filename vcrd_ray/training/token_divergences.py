@@ -98,12 +98,15 @@ class TokenDivergences:
         )
         return torch.from_numpy(numbers).to(self._student.device)
 
+    def _token_ids(self, batch: PairBatch, span: slice) -> torch.Tensor:
+        return torch.from_numpy(batch.layout.token_ids[span].astype(np.int64)).to(self._student.device)
+
     def _teacher_distribution(
         self, section: DivergenceSection, batch: PairBatch, span: slice, signals: TeacherSignals | None
     ) -> TeacherDistribution:
         device = self._student.device
         if section.type == "cross_entropy":
-            tokens = torch.from_numpy(batch.layout.token_ids[span].astype(np.int64)).to(device)[:, None]
+            tokens = self._token_ids(batch, span)[:, None]
             return TopKTeacher(ids=tokens, logp=torch.zeros(tokens.shape, device=device))
         assert signals is not None
         match signals.distribution:
@@ -126,7 +129,7 @@ class TokenDivergences:
     ) -> Divergence | PerSequenceSkew:
         assert isinstance(teacher, HiddenTeacher)
         span = batch.layout.span(side)
-        tokens = torch.from_numpy(batch.layout.token_ids[span].astype(np.int64)).to(states.device)
+        tokens = self._token_ids(batch, span)
 
         def logp(hidden: torch.Tensor, head: torch.Tensor) -> npt.NDArray[np.float32]:
             values: npt.NDArray[np.float32] = (

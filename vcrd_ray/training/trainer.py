@@ -7,8 +7,8 @@ in one process it runs without.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,16 +85,16 @@ class RunState:
 
     directory: Path
     checkpoints: CheckpointManager
-    fingerprints: Mapping[str, str]
+    fingerprints: dict[str, str]
     """Of models and data: a checkpoint of others is refused."""
     any_size: bool
     """Whether a checkpoint can be loaded by another number of ranks."""
     stop_rule: StopRule
     open_log: Callable[[int], TrainingLog | None]
     """First update -> the log; None on ranks that keep none."""
-    push: Callable[[], None] = field(default=lambda: None)
+    push: Callable[[], None]
     """Bring storage up to date but for checkpoints."""
-    on_saved: Callable[[int], None] = field(default=lambda done: None)
+    on_saved: Callable[[int], None]
     """Told the updates done once a checkpoint is complete."""
 
 
@@ -151,7 +151,7 @@ class Trainer:
         check_resumable(
             record,
             world_size=self._backend.world_size,
-            fingerprints=dict(state.fingerprints),
+            fingerprints=state.fingerprints,
             any_size=state.any_size,
         )
         self._backend.load(path)
@@ -182,7 +182,7 @@ class Trainer:
         record = CheckpointRecord(
             next_update=done,
             world_size=self._backend.world_size,
-            fingerprints=dict(state.fingerprints),
+            fingerprints=state.fingerprints,
             state=self._loop.record(),
         )
         state.checkpoints.save(record, write=self._backend.save)

@@ -26,7 +26,7 @@ def test_a_sequence_over_the_budget_goes_alone() -> None:
 
 
 @given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
-def test_lines_hold_every_sequence_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
+def test_rows_hold_every_sequence_once_and_keep_the_budget(sizes: list[int], budget: int) -> None:
     lines = rows_within_budget(sizes, budget)
     assert sorted(i for line in lines for i in line) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in line) <= budget or len(line) == 1 for line in lines)

@@ -21,7 +21,9 @@ from vcrd_ray.models.student import Student
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed, without what its tuner imports and a training never uses: MLflow, two seconds of a rank's start."""
+    """The first import of DeepSpeed in a process, without what its tuner imports and a training never uses: MLflow, two
+    seconds of a rank's start.
+    """
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment] # the documented way to make an import fail
@@ -51,9 +53,9 @@ class DeepSpeedBackend(Backend):
         micro_batch_size: int,
         zero_stage: int,
     ) -> None:
+        import deepspeed
         import torch.distributed as dist
 
-        deepspeed = import_deepspeed()
         self.student = student.train()
         self._optim = optim
         self._num_micro = num_micro
@@ -138,9 +140,9 @@ class DeepSpeedBackend(Backend):
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:
         """Do some work with whole parameters on one rank while the others wait."""
+        import deepspeed
         import torch.distributed as dist
 
-        deepspeed = import_deepspeed()
         parameters = list(self.student.parameters()) if self._zero_stage == 3 else []
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._zero_stage == 3):
             if self.rank == 0:
