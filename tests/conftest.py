@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A test that forgot to start its Ray fails at once, instead of waiting for room on one that Ray made up.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
+from tests.leftovers import Session
 from vcrd_ray.config.data import PromptSection, SamplingSection
 from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.manifest import Manifest, ids_digest
@@ -27,6 +29,32 @@ from vcrd_ray.types import Rollout, RolloutPair
 torch.set_num_threads(1)
 
 TEACHER, STUDENT = "tiny:teacher", "tiny:student-base"
+_SESSION = pytest.StashKey[Session]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Processes of pytest-xdist are part of the session that started them.
+    if not hasattr(config, "workerinput"):
+        config.stash[_SESSION] = Session()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """A run of tests that leaves something behind has failed."""
+    result = yield
+    ours = session.config.stash.get(_SESSION, None)
+    if ours is not None:
+        left = ours.left_behind()
+        if left:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        terminal = session.config.get_terminal_writer()
+        for line in left:
+            terminal.line(f"left behind: {line}", red=True)
+        failed = session.exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        ours.close(keep=failed)
+        if failed:
+            terminal.line(f"temporary files of this run are kept in {ours.directory}")
+    return result
 
 
 def _corrupted(text: str, rng: random.Random) -> str:

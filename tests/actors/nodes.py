@@ -119,7 +119,7 @@ class Cluster(ABC):
 
     def __enter__(self) -> Self:
         # Short: sockets lie in it, and their paths have a limit.
-        self.directory = Path(tempfile.mkdtemp(prefix="nodes", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix="n-"))
         self.environment = os.environ | {
             # Ray then takes loopback for the address of every node, and listens nowhere else.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

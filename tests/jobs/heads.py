@@ -52,7 +52,7 @@ class Head:
 
     def __init__(self, token: Path) -> None:
         self.dashboard, self.gcs, self.metrics, self.client, self.agent = free_ports(5)
-        self.temp = tempfile.mkdtemp(prefix="vr-", dir="/tmp")  # socket paths must stay short
+        self.temp = tempfile.mkdtemp(prefix="h-")  # socket paths must stay short
         self.env = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
