@@ -15,7 +15,8 @@ import pytest
 
 from actors.pools.client import Part, PoolClient
 from actors.pools.futures import remote_scores
-from actors.pools.pool import Pool, judge_pool
+from actors.pools.launch import judge_pool
+from actors.pools.pool import Pool
 from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.pools.signals import RemoteSignals
 from actors.ranks.group import warn_of_quarantined
