@@ -73,8 +73,8 @@ class PoolClient:
             left = deadline - self._transport.now()
             if left <= 0:
                 raise ScheduleError(
-                    f"no answer from the {self._role} pool after {timeout_s:g} s (request {request.id}); {self._cure}, or"
-                    " raise cluster.request_timeout_s"
+                    f"no answer from the {self._role} pool after {timeout_s:g} s (request {request.id}); {self._cure},"
+                    " or raise cluster.request_timeout_s"
                 )
             self._dispatcher.advance(left)
         if request.error is not None:
@@ -87,7 +87,7 @@ class PoolClient:
         return request.done
 
     def part(self, request: Request, index: int) -> Any:
-        """One of a request's results, to be sent on: itself if it is here, else a reference; None while nobody makes it.
+        """One of a request's results, to be sent on: itself or a reference to it; None while nobody makes it.
 
         Raises:
             Exception: what the replica raised.

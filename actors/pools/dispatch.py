@@ -1,7 +1,8 @@
 """What is sent to which replica, what is sent again, what is quarantined. Knows no Ray.
 
 Invariant: every unfinished request is either with one UP replica or in `unsent`, in the order in which it was first
-submitted. Requests are stateless, so sending one again gives the same answer, and which replica answers changes nothing.
+submitted. Requests are stateless, so sending one again gives the same answer, and which replica answers changes
+nothing.
 """
 
 from __future__ import annotations

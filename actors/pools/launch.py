@@ -72,7 +72,7 @@ def judge_pool(config: Config, *, load: Callable[[], Judge] | None = None) -> Po
 
 
 def rollout_pool(config: Config, *, load: Callable[[Config], VersionedEngine] | None = None) -> Pool | None:
-    """Actors that write the student's responses while it trains, or answer what it is watched by; None where nobody asks.
+    """Actors that write the student's responses while it trains, or answer what it is watched by; None: nobody asks.
 
     Args:
         load: makes the engine in each actor; the configured one, if not given.

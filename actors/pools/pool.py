@@ -1,7 +1,7 @@
 """Pools of stateless actors, and how a run waits for them. Knows no models.
 
-Which replica answers changes nothing in the answer. Ray restarts dead ones where there is room; during a distillation their
-requests are sent to others meanwhile (client.py), elsewhere they wait for the restart.
+Which replica answers changes nothing in the answer. Ray restarts dead ones where there is room; during a distillation
+their requests are sent to others meanwhile (dispatch.py), elsewhere they wait for the restart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vcrd_ray.errors import ScheduleError
 class Pool:
     """Replicas of one actor. Pickles to other processes; the creator owns the actors.
 
-    Work begins when `min_replicas` are ready. The others join whenever they are: `client` asks only those that are ready.
+    Work begins when `min_replicas` are ready. The others join whenever they are: `client` asks those that are ready.
     """
 
     def __init__(

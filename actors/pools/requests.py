@@ -21,7 +21,7 @@ class ReplicaGoneError(ReplicaDownError):
 
 
 class AnswerLostError(Exception):
-    """There is no answer and the replica is not to blame: the answer, or an argument on its way, was lost with its node."""
+    """There is no answer, and not by the replica's fault: it, or an argument on its way, was lost with its node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """An argument: one of the results of a request to another pool. Where that is sent again, so is what waits for it."""
+    """An argument: a result of a request to another pool. Where that is sent again, so is what waits for it."""
 
     current: Callable[[], Any]
     """See `PoolClient.part`."""

@@ -20,7 +20,7 @@ _LOOK_S = 0.2
 def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: ControlNotes, *, timeout_s: float) -> Iterator[None]:
     """The driver's side: bring the pools up while the block runs, and end them behind it.
 
-    A note is left when they can be asked, or why they cannot. `judge`: the pool among them whose identity ranks must know.
+    A note is left when they can be asked, or why they cannot. `judge`: that of them whose identity ranks must know.
     """
 
     def wait() -> None:

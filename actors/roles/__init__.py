@@ -1,1 +1,1 @@
-"""What runs in actors: plain classes that answer requests that hold all they need, so that they can be tested without Ray."""
+"""What runs in actors: plain classes, testable without Ray. They answer requests that hold all they need."""
