@@ -43,7 +43,7 @@ def ray_cluster(config: Config) -> Iterator[None]:
             object_store_memory=int(config.cluster.object_store_gib * _GIB),
             runtime_env=runtime_env,
             logging_level=logging.WARNING,
-            # Workers write to Ray's session logs; what a person must read is raised here or stands in the run directory.
+            # Workers write to Ray's session logs; what a person must read is raised here or is in the run directory.
             log_to_driver=False,
             **local_cluster_resources(config),
         )

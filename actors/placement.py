@@ -46,8 +46,8 @@ def actor_options(resources: dict[str, float], *, resend: bool = True) -> dict[s
 
     Args:
         resources: see `role_resources`.
-        resend: Ray sends what an actor did not answer again, to that same actor, however long its restart takes and also
-            if the actor died of it. Not for pools that are asked through a client, which chooses another.
+        resend: Ray sends what an actor did not answer again, to that same actor, however long its restart takes and
+            also if the actor died of it. Not for pools that are asked through a client, which chooses another.
     """
     return {
         "num_cpus": resources["CPU"],

@@ -1,20 +1,17 @@
-"""Why actors and ranks wait for room, in words, from what Ray says of its nodes and its autoscaler. Knows no models."""
+"""Why actors and ranks wait for room, in words. Knows no models."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RpcError
-from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
+from actors.cluster_view import ClusterView, Shape, look
 from actors.placement import placement_table
 from vcrd_ray.config import Config
 
@@ -23,36 +20,6 @@ LOOK_EVERY_S = 10.0
 
 _REMIND_S = 60.0
 """Between two lines that say the same."""
-
-_RPC_TIMEOUT_S = 5
-
-Shape = Mapping[str, float]
-"""What one actor or rank asks for, as Ray resource names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """A node that is there."""
-
-    total: Shape
-    free: Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterView:
-    """What a cluster is, and what it cannot place, at one moment. Of all jobs on it: Ray does not tell them apart."""
-
-    nodes: Sequence[Node]
-    actors: Sequence[tuple[Shape, int]] = ()
-    """Actors and tasks without a place: what each asks for, and how many there are."""
-    bundles: Sequence[tuple[Shape, int]] = ()
-    """The same of groups that are placed together."""
-    infeasible: Sequence[Shape] = ()
-    """What the autoscaler has no node type for."""
-    starting: Mapping[str, int]
-    """Nodes on their way, by node type."""
-    failed: Mapping[str, str]
-    """Why the last node of a type could not be started."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,47 +90,6 @@ def why(resources: Shape, view: ClusterView) -> str:
 
 def _holds(offered: Shape, asked: Shape) -> bool:
     return all(offered.get(name, 0.0) >= amount for name, amount in asked.items())
-
-
-def look() -> ClusterView:
-    """The cluster as it is now.
-
-    Raises:
-        RpcError: it does not answer.
-    """
-    reply = autoscaler_pb2.GetClusterStatusReply()
-    reply.ParseFromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=_RPC_TIMEOUT_S))
-    state, scaler = reply.cluster_resource_state, reply.autoscaling_state
-    starting = Counter(node.ray_node_type_name for node in scaler.pending_instances)
-    for request in scaler.pending_instance_requests:
-        starting[request.ray_node_type_name] += request.count
-    return ClusterView(
-        nodes=[
-            Node(total=dict(node.total_resources), free=dict(node.available_resources))
-            for node in state.node_states
-            if node.status != autoscaler_pb2.NodeStatus.DEAD
-        ],
-        actors=[(dict(r.request.resources_bundle), r.count) for r in state.pending_resource_requests],
-        bundles=[
-            (dict(bundle.resources_bundle), 1)
-            for gang in state.pending_gang_resource_requests
-            for bundle in _bundles(gang)
-        ],
-        infeasible=[dict(r.resources_bundle) for r in _infeasible(scaler)],
-        starting=starting,
-        failed={f.ray_node_type_name: f.reason for f in scaler.failed_instance_requests},
-    )
-
-
-def _infeasible(scaler: Any) -> Iterator[Any]:
-    yield from scaler.infeasible_resource_requests
-    for gang in scaler.infeasible_gang_resource_requests:
-        yield from _bundles(gang)
-
-
-def _bundles(gang: Any) -> Iterator[Any]:
-    # A group may name alternatives: they ask for the same, on nodes with other labels.
-    yield from gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
 
 
 def say(line: str) -> None:

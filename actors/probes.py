@@ -1,7 +1,7 @@
-"""What the doctor runs on nodes: short functions that look and change nothing but a folder of their own. Knows no findings.
+"""What the doctor runs on nodes: functions that look and change nothing but a folder of their own. Knows no findings.
 
-`on_nodes` is the one that knows Ray: each function runs on the node that it is about, and a node that does not answer in time
-says so instead.
+`on_nodes` is the one that knows Ray: each function runs on the node that it is about, and a node that does not answer
+in time says so instead.
 """
 
 from __future__ import annotations

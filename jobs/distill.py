@@ -47,7 +47,7 @@ def run(config: Config, *, name: str = "distill") -> Path:
     """Distil (or finish an interrupted run) in RUN/NAME; that directory."""
     from actors.cluster import ray_cluster
     from actors.placement_wait import explain_waiting
-    from actors.pools.pool import judge_pool, rollout_pool, teacher_pool
+    from actors.pools.launch import judge_pool, rollout_pool, teacher_pool
     from actors.pools.startup import pools_beside
     from actors.ranks.group import is_finished, train, warn_of_quarantined
     from actors.ranks.run_state import RankJob

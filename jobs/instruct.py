@@ -99,7 +99,7 @@ def read_sets(config: Config) -> list[Questions]:
 def run_instruct(config: Config, model: str, folder: Path) -> dict[str, PairwiseFigures]:
     """Win rates of a checkpoint; answers and replies that are there are not asked for again."""
     from actors.cluster import ray_cluster
-    from actors.pools.pool import engine_pool
+    from actors.pools.launch import engine_pool
     from vcrd_ray.evaluation.instruct.client import ChatClient
     from vcrd_ray.evaluation.instruct.replies import ReplyCache
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model

@@ -91,7 +91,7 @@ def make_benchmarks(config: Config, suites: Sequence[Suite]) -> list[_Running]:
 def run_suites(config: Config, model: str, suites: Sequence[Suite], folder: Path) -> list[BenchmarkFigures]:
     """Evaluate a checkpoint; finished batches and verdicts in `folder` are not repeated."""
     from actors.cluster import ray_cluster
-    from actors.pools.pool import engine_pool
+    from actors.pools.launch import engine_pool
     from vcrd_ray.evaluation.results import harness_results, summarize, write_results
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from actors.pools.client import Part, PoolClient
-from actors.pools.requests import Request
+from actors.pools.client import PoolClient
+from actors.pools.requests import Part, Request
 from vcrd_ray.errors import JudgeError
 from vcrd_ray.training.signals import Future
 from vcrd_ray.types import JudgeScores, PairBatch, Side
@@ -36,7 +37,7 @@ class RemoteFuture(Future[T]):
 
     def part(self, index: int) -> Part:
         """A part of the answer, that another pool can be sent before it is there."""
-        return Part(client=self._client, request=self._request, index=index)
+        return Part(current=partial(self._client.part, self._request, index))
 
     def ready(self) -> bool:
         """Whether `result` would come at once."""

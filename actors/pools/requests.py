@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from vcrd_ray.errors import ScheduleError
 
 Ticket = Any  # hashable
 """What a transport gives for something sent."""
@@ -19,7 +21,7 @@ class ReplicaGoneError(ReplicaDownError):
 
 
 class AnswerLostError(Exception):
-    """There is no answer and the replica is not to blame: the answer, or an argument on its way, was lost with its node."""
+    """There is no answer, and not by the replica's fault: it, or an argument on its way, was lost with its node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,17 @@ class Tag:
     """Share no pass with other requests: it may have killed a replica before."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """An argument: a result of a request to another pool. Where that is sent again, so is what waits for it."""
+
+    current: Callable[[], Any]
+    """See `PoolClient.part`."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Request:
-    """One question, until it is answered or set aside."""
+    """One question, until it is answered or quarantined."""
 
     id: str
     """Unique in the run."""
@@ -57,6 +67,24 @@ class Request:
         """Settle it and let go of its arguments."""
         self.answer, self.error, self.quarantined = answer, error, quarantined
         self.done, self.args = True, None
+
+    def current_args(self) -> list[Any] | None:
+        """Its arguments as they are to be sent; None while one is not being made, or where it failed."""
+        assert self.args is not None
+        found: list[Any] = []
+        for arg in self.args:
+            if isinstance(arg, Part):
+                try:
+                    arg = arg.current()
+                except ScheduleError:
+                    raise
+                except Exception as error:
+                    self.finish(error=error)
+                    return None
+                if arg is None:
+                    return None
+            found.append(arg)
+        return found
 
 
 class Transport(Protocol):

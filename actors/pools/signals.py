@@ -90,7 +90,8 @@ class RemoteSignals(SignalSource):
         difference = self._judge.result(request, timeout_s=self._timeout_s)
         if request.quarantined:
             raise JudgeError(
-                f"judge processes died of the self-check (request {request.id}) {request.crashes} times; look at their log"
+                f"judge processes died of the self-check (request {request.id}) {request.crashes} times; look at their"
+                " log"
             )
         return float(difference)
 

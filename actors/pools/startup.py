@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
-from actors.pools.pool import Pool, judge_fingerprint
+from actors.pools.pool import Pool
+from actors.pools.requests import Request
 from actors.ranks.notes import ControlNotes
 from vcrd_ray.errors import ScheduleError, StoppedError, VcrdError
 
@@ -18,7 +20,7 @@ _LOOK_S = 0.2
 def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: ControlNotes, *, timeout_s: float) -> Iterator[None]:
     """The driver's side: bring the pools up while the block runs, and end them behind it.
 
-    A note is left when they can be asked, or why they cannot. `judge`: the pool among them whose identity ranks must know.
+    A note is left when they can be asked, or why they cannot. `judge`: that of them whose identity ranks must know.
     """
 
     def wait() -> None:
@@ -39,6 +41,14 @@ def pools_beside(pools: Sequence[Pool], judge: Pool | None, notes: ControlNotes,
         for pool in pools:
             pool.stop()
         thread.join()
+
+
+def judge_fingerprint(pool: Pool) -> str:
+    """Identity of the judge that a ready pool holds."""
+    client = pool.client()
+    return cast(
+        str, client.result(client.submit(Request(id="fingerprint", method="fingerprint", args=())), timeout_s=60)
+    )
 
 
 def await_pools(notes: ControlNotes) -> str | None:

@@ -1,4 +1,4 @@
-"""The metrics of a run as Ray metrics: on the dashboard's metrics page, in Prometheus, in the shipped Grafana dashboard."""
+"""The metrics of a run as Ray metrics: on Ray's dashboard, in Prometheus, in the shipped Grafana dashboard."""
 
 from __future__ import annotations
 

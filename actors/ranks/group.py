@@ -1,7 +1,7 @@
-"""Student ranks under Ray Train: placement, rendezvous, restart from the last complete checkpoint, and one rank's life.
+"""Student ranks under Ray Train: placement, rendezvous, restart from the last complete checkpoint.
 
-Ray Train restarts the group; the checkpoints are this project's own (vcrd_ray.runs.checkpoints), because Ray Train's record
-of its checkpoints is overwritten in place and a kill or a full disk in that moment loses all of them.
+Ray Train restarts the group; the checkpoints are this project's own (vcrd_ray.runs.checkpoints), because Ray Train's
+record of its checkpoints is overwritten in place and a kill or a full disk in that moment loses all of them.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def train(job: RankJob) -> None:
             logger.warning("the student group died (%d in a row, %d updates saved): %s", failures, saved, error)
             if failures > job.config.student.max_failures:
                 raise CheckpointError(
-                    f"the student group died {failures} times in a row without a new checkpoint, last: {error}; run the same"
-                    " command again to resume from the last checkpoint"
+                    f"the student group died {failures} times in a row without a new checkpoint, last: {error}; run the"
+                    " same command again to resume from the last checkpoint"
                 ) from error
 
 
@@ -99,7 +99,7 @@ def _fit(job: RankJob) -> None:
     if storage is not None:
         filesystem, path = Store(storage).within(job.run_dir.name).within("ray_train").opened
     trainer = TorchTrainer(
-        # Bound here and not as its config, which Ray Train's controller unpickles: it would import all that a rank needs.
+        # Bound here and not as its config, which Ray Train's controller unpickles: it would import what a rank needs.
         partial(rank_main, job),
         torch_config=TorchConfig(backend="nccl" if section.gpus_per_rank else "gloo"),
         scaling_config=ScalingConfig(
@@ -125,7 +125,8 @@ def warn_of_quarantined(run_dir: Path) -> None:
     rows = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
     if rows:
         logger.warning(
-            "%d rows were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in %s)",
+            "%d rows were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in"
+            " %s)",
             *(rows, run_dir / "metrics.jsonl"),
         )
 

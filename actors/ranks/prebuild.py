@@ -2,8 +2,8 @@
 
     python -m actors.ranks.prebuild
 
-DeepSpeed's CPU backend builds a shared-memory collective when it is initialised. Two ranks that find it unbuilt wait for
-each other's lock, and a rank that is killed while it builds leaves the lock behind.
+DeepSpeed's CPU backend builds a shared-memory collective when it is initialised. Two ranks that find it unbuilt wait
+for each other's lock, and a rank that is killed while it builds leaves the lock behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A timeline of a run for chrome://tracing or ui.perfetto.dev: tasks of all actors, and what ranks do meanwhile.
 
-Ray records the tasks where RAY_PROFILING is set before its processes start (`cluster.timeline` sets it). It records no spans
-in the thread that Ray Train runs a rank in, so ranks keep their own.
+Ray records the tasks where RAY_PROFILING is set before its processes start (`cluster.timeline` sets it). It records no
+spans in the thread that Ray Train runs a rank in, so ranks keep their own.
 """
 
 from __future__ import annotations

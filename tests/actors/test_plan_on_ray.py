@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.pools.pool import judge_pool, teacher_pool
+from actors.pools.launch import judge_pool, teacher_pool
 from actors.pools.startup import pools_beside
 from actors.ranks.group import train
 from actors.ranks.notes import ControlNotes

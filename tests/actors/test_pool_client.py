@@ -7,16 +7,18 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from actors.pools.client import Part, PoolClient
+from actors.pools.client import PoolClient
 from actors.pools.futures import remote_scores
-from actors.pools.pool import Pool, judge_pool
-from actors.pools.requests import AnswerLostError, ReplicaDownError, ReplicaGoneError, Request, Tag
+from actors.pools.launch import judge_pool
+from actors.pools.pool import Pool
+from actors.pools.requests import AnswerLostError, Part, ReplicaDownError, ReplicaGoneError, Request, Tag
 from actors.pools.signals import RemoteSignals
 from actors.ranks.group import warn_of_quarantined
 from tests.actors.conftest import make_config
@@ -357,9 +359,8 @@ def test_without_a_bound_on_crashes_a_request_is_sent_again_until_it_is_answered
 def chain(teachers: PoolClient, judges: PoolClient, name: str) -> Request:
     """A request to judges about what teachers answer."""
     asked = teachers.submit(Request(id=name, method="annotate", args=(name,)))
-    return judges.submit(
-        Request(id=f"score {name}", method="score", args=(Part(client=teachers, request=asked, index=1),))
-    )
+    part = Part(current=partial(teachers.part, asked, 1))
+    return judges.submit(Request(id=f"score {name}", method="score", args=(part,)))
 
 
 class OneClock(Simulation):
@@ -394,7 +395,7 @@ def test_a_request_whose_argument_failed_on_purpose_fails_with_the_same_error() 
     teachers, judges = teaching.client(), judging.client()
     asked = teachers.submit(Request(id="a", method="annotate", args=("a",)))
     teaching.machines[0].queue[0].outcome = ValueError("bad data")
-    part = Part(client=teachers, request=asked, index=1)
+    part = Part(current=partial(teachers.part, asked, 1))
     with pytest.raises(ValueError, match="bad data"):
         judges.result(judges.submit(Request(id="b", method="score", args=(part,))), timeout_s=1)
     assert judging.sent == []

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from actors.pools import pool as pools
+from actors.pools import launch as pools
 from jobs import distill
 from tests.actors.conftest import make_config
 from tests.actors.test_distill_on_ray import assert_bitwise, kill_roles, losses

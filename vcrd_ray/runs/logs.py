@@ -7,21 +7,27 @@ import logging
 import os
 import sys
 import time
+from contextvars import ContextVar
 from pathlib import Path
 
 RUN_VARIABLE = "VCRD_RUN"
 """Environment variable that tells every process of a job which run it serves."""
-_context: dict[str, object] = {"run": os.environ[RUN_VARIABLE]} if RUN_VARIABLE in os.environ else {}
+_identity: dict[str, object] = {"run": os.environ[RUN_VARIABLE]} if RUN_VARIABLE in os.environ else {}
+"""Of the process: the threads that libraries start say it too."""
+_update: ContextVar[int | None] = ContextVar("update", default=None)
+"""Of the thread: a judge answers requests of several updates at once."""
 
 
 class JsonLines(logging.Formatter):
     """One JSON object a record, with what `log_as` was told."""
 
     def format(self, record: logging.LogRecord) -> str:
+        update = _update.get()
         row: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
-            **_context,
+            **_identity,
+            **({} if update is None else {"update": update}),
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -30,12 +36,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(row, default=str)
 
 
-def log_as(*, stderr: bool = False, **context: object) -> None:
-    """From now on this process's records carry these fields too, such as run, role, replica, update.
+def log_as(*, stderr: bool = False, update: int | None = None, **identity: object) -> None:
+    """From now on records carry these fields too.
 
-    With `stderr` they go to standard error as JSON lines: Ray keeps a file of it for each of its processes.
+    Args:
+        stderr: they go to standard error as JSON lines too: Ray keeps a file of it for each of its processes.
+        update: what this thread works on, until it is told another; other threads' records do not carry it.
+        identity: what this process is, such as run, role, replica: in the records of all its threads.
     """
-    _context.update(context)
+    _identity.update(identity)
+    if update is not None:
+        _update.set(update)
     root = logging.getLogger()
     if stderr and not any(isinstance(handler.formatter, JsonLines) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)

@@ -17,10 +17,10 @@ RANK = "import actors.ranks.worker; from vcrd_ray.models.backend.deepspeed impor
     ("role", "program", "besides"),
     [
         ("rank", f"{RANK}", ()),
-        ("teacher", "import actors.roles", ("deepspeed", "peft", "ray.train", "ray.data")),
+        ("teacher", "import actors.roles.engine", ("deepspeed", "peft", "ray.train", "ray.data")),
         (
             "judge",
-            "import actors.roles; import vcrd_ray.judges.value_head",
+            "import actors.roles.judge; import vcrd_ray.judges.value_head",
             ("deepspeed", "peft", "ray.train", "ray.data"),
         ),
         ("driver", "import jobs.distill", ("torch", "transformers", "deepspeed", "ray")),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from actors.placement_wait import ClusterView, Node, Waiting, explain_waiting_of, why
+from actors.cluster_view import ClusterView, Node
+from actors.placement_wait import Waiting, explain_waiting_of, why
 from vcrd_ray.config import Config
 
 JUDGE = {"CPU": 1.0, "judge": 1.0}

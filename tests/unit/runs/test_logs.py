@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,13 @@ from vcrd_ray.runs import logs
 from vcrd_ray.runs.directory import RunDirectory
 
 
-def test_a_job_leaves_lines_for_people_and_for_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_context", {})
+@pytest.fixture(autouse=True)
+def nothing_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_identity", {})
+    monkeypatch.setattr(logs, "_update", ContextVar[int | None]("update", default=None))
+
+
+def test_a_job_leaves_lines_for_people_and_for_programs(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "demo", "distill", Config(), sections=("run",)) as directory:
         logging.getLogger("vcrd_ray.x").warning("a judge %s", "died")
         logs.log_as(update=7)
@@ -35,10 +42,7 @@ def test_a_job_leaves_lines_for_people_and_for_programs(tmp_path: Path, monkeypa
     assert len((directory.path / "log.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_worker_writes_json_lines_to_standard_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(logs, "_context", {})
+def test_a_worker_writes_json_lines_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before = list(root.handlers)
     try:
@@ -51,3 +55,40 @@ def test_a_worker_writes_json_lines_to_standard_error(
     finally:
         for handler in set(root.handlers) - set(before):
             root.removeHandler(handler)
+
+
+def test_threads_share_who_the_process_is_and_each_says_its_own_update() -> None:
+    formatter, both_told = logs.JsonLines(), threading.Barrier(2, timeout=60)
+    said: dict[str, dict[str, object]] = {}
+
+    def say(name: str) -> None:
+        record = logging.LogRecord("vcrd_ray.z", logging.WARNING, "z.py", 1, "slow", None, None)
+        said[name] = json.loads(formatter.format(record))
+
+    def work(update: int) -> None:
+        logs.log_as(update=update)
+        both_told.wait()
+        say(f"judging {update}")
+
+    threads = [threading.Thread(target=work, args=(update,)) for update in (3, 4)]
+    background = threading.Thread(target=say, args=("background",))
+    logs.log_as(role="judge", replica=7)
+    for thread in [*threads, background]:
+        thread.start()
+    for thread in [*threads, background]:
+        thread.join()
+    say("main")
+    assert {(row["role"], row["replica"]) for row in said.values()} == {("judge", 7)}
+    assert {name: row.get("update") for name, row in said.items()} == {
+        "judging 3": 3,
+        "judging 4": 4,
+        "background": None,
+        "main": None,
+    }
+
+
+def test_a_thread_says_its_update_until_it_is_told_another() -> None:
+    record = logging.LogRecord("vcrd_ray.z", logging.WARNING, "z.py", 1, "slow", None, None)
+    for told, expected in ((0, 0), (None, 0), (5, 5)):
+        logs.log_as(update=told)
+        assert json.loads(logs.JsonLines().format(record))["update"] == expected

@@ -1,0 +1,1 @@
+"""What runs in actors: plain classes, testable without Ray. They answer requests that hold all they need."""
