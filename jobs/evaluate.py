@@ -14,11 +14,12 @@ import argparse
 import json
 import time
 
+from jobs.benchmarks import INSTRUCT, print_questions, run_benchmarks
 from jobs.cli import load_config, run_main
 from jobs.common import StageProgress, check_prompts, print_dry_run
-from jobs.suites import INSTRUCT, SUITES, print_questions, run_benchmarks
 from vcrd_ray.config import Config
 from vcrd_ray.data.accuracy import Accuracy, accuracy
+from vcrd_ray.evaluation.suites import SUITES
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.files import write_json
 
