@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from jobs.cli import load_config, run_main
-from jobs.common import StageProgress, print_dry_run
+from jobs.common import print_dry_run
 from jobs.distill import rollouts_directory
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 
@@ -74,8 +75,7 @@ def main(argv: list[str]) -> int:
     others = [(file.stem, _other(file)) for file in flags.other]
     check(config, [other for _, other in others], flags.processbench, fetch=not flags.dry_run)
     if flags.dry_run:
-        print_dry_run(config, SECTIONS, actors=False)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=False)
     if config.judge.calibration is not None:
         print("judge.calibration is set; what is measured here is the judge without it", file=sys.stderr)
     from vcrd_ray.report.calibrate import FOLDER, load, measure, run_processbench

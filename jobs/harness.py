@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.common import StageProgress
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.suites import HARNESS_FOLDER, check_backend
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.common import StageProgress
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.suites import num_positions
 from vcrd_ray.runs.files import write_json

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.common import StageProgress
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.suites import (
     Suite,
