@@ -9,17 +9,16 @@ Reads the judge of the config, without its calibration, in this process. Leaves 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from jobs.cli import load_config, run_main
-from jobs.common import StageProgress, print_dry_run
+from jobs.common import print_dry_run
 from jobs.distill import rollouts_directory
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
     from vcrd_ray.report.calibration_figures import CalibrationReport
 
 SECTIONS = ("run", "world", "student", "judge")
-
-
-def check(config: Config, others: Sequence[Config], files: Sequence[Path], *, fetch: bool = True) -> None:
-    """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.report.calibrate import check_sources
-
-    check_sources(config, rollouts_directory(config), others, files, fetch=fetch)
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -72,22 +64,23 @@ def main(argv: list[str]) -> int:
     config, flags = load_config("calibrate", "What the judge's scores are worth.", argv, extra=_flags())
     _check_flags(config, flags)
     others = [(file.stem, _other(file)) for file in flags.other]
-    check(config, [other for _, other in others], flags.processbench, fetch=not flags.dry_run)
+    from vcrd_ray.report.calibrate import FOLDER, check_sources, load, measure, run_processbench
+    from vcrd_ray.report.calibration_tables import as_json, show, show_processbench
+
+    rollouts = rollouts_directory(config)
+    compared = [other for _, other in others]
+    check_sources(config, rollouts, compared, flags.processbench, fetch=not flags.dry_run)
     if flags.dry_run:
-        print_dry_run(config, SECTIONS, actors=False)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=False)
     if config.judge.calibration is not None:
         print("judge.calibration is set; what is measured here is the judge without it", file=sys.stderr)
-    from vcrd_ray.report.calibrate import FOLDER, load, measure, run_processbench
-    from vcrd_ray.report.calibration_tables import show, show_processbench
-
     judge = load(config)
     report: CalibrationReport | None = None
     results: list[BenchFigures] = []
-    if rollouts_directory(config).is_dir():
+    if rollouts.is_dir():
         report = measure(
             config,
-            rollouts_directory(config),
+            rollouts,
             method=flags.method,
             show_progress=StageProgress,
             judge=judge,
@@ -95,7 +88,7 @@ def main(argv: list[str]) -> int:
             others=others,
         )
     else:
-        print(f"{rollouts_directory(config)}: no rollouts, so ProcessBench alone is run", file=sys.stderr)
+        print(f"{rollouts}: no rollouts, so ProcessBench alone is run", file=sys.stderr)
     if flags.processbench:
         results = run_processbench(
             config,
@@ -106,9 +99,7 @@ def main(argv: list[str]) -> int:
             show_progress=StageProgress,
         )
     if flags.json:
-        benches = [figures.model_dump(mode="json") for figures in results]
-        shown = {"calibration": report and report.model_dump(mode="json"), "processbench": benches}
-        print(json.dumps(shown, indent=2))
+        print(as_json(report, results))
         return 0
     if report:
         show(report)

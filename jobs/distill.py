@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import load_config, run_main
-from jobs.common import check_models, check_prompts, follow_training, print_dry_run, push_report
+from jobs.common import check_models, check_prompts, print_dry_run, push_report
+from jobs.progress import follow_training
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.runs.directory import RunDirectory
@@ -97,8 +98,7 @@ def main(argv: list[str]) -> int:
         config = with_method(config, flags.method)
     if flags.dry_run:
         check(config, fetch=False)
-        print_dry_run(config, SECTIONS, actors=True)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=True)
     directory = run(config)
     from vcrd_ray.report.page import write_report
 

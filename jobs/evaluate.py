@@ -14,11 +14,13 @@ import argparse
 import json
 import time
 
+from jobs.benchmarks import INSTRUCT, print_questions, run_benchmarks
 from jobs.cli import load_config, run_main
-from jobs.common import StageProgress, check_prompts, print_dry_run
-from jobs.suites import INSTRUCT, SUITES, print_questions, run_benchmarks
+from jobs.common import check_prompts, print_dry_run
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.data.accuracy import Accuracy, accuracy
+from vcrd_ray.evaluation.suites import SUITES
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.files import write_json
 
@@ -93,8 +95,7 @@ def main(argv: list[str]) -> int:
     if flags.dry_run:
         if not print_questions(config, flags.suites, flags.backend):
             check(config, fetch=False)
-        print_dry_run(config, SECTIONS, actors=False)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=False)
     if flags.suites or flags.backend == "lm-eval":
         resolved = _resolved(config)
         with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from jobs import distill, evaluate, rollouts, sft
 from jobs.cli import load_config, run_main
-from jobs.common import StageProgress, model_location, print_dry_run, push_report
+from jobs.common import model_location, print_dry_run, push_report
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.data.accuracy import Accuracy
@@ -110,8 +111,7 @@ def main(argv: list[str], *, job: str = "pipeline") -> int:
         raise ConfigError(f"--calibrate {flags.calibrate}: must be at least 0")
     if flags.dry_run:
         check(config, flags.methods, fetch=False)
-        print_dry_run(config, SECTIONS, actors=True)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=True)
     show(run(config, flags.methods, calibrated_rollouts=flags.calibrate))
     return 0
 

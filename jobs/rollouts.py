@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.cli import load_config, run_main
-from jobs.common import StageProgress, check_models, check_prompts, print_dry_run
+from jobs.common import check_models, check_prompts, print_dry_run
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.types import Prompt
@@ -90,8 +91,7 @@ def main(argv: list[str]) -> int:
     config, flags = load_config("rollouts", "Responses of teacher and student to each prompt, made once.", argv)
     if flags.dry_run:
         check(config, fetch=False)
-        print_dry_run(config, SECTIONS, actors=False)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=False)
     print(run(config))
     return 0
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import load_config, run_main
-from jobs.common import StageProgress, check_models, print_dry_run
+from jobs.common import check_models, print_dry_run
+from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.runs.directory import RunDirectory
@@ -89,8 +90,7 @@ def main(argv: list[str]) -> int:
         _check_ranking(config, directories)
     if flags.dry_run:
         check(config, directories or [source_directory(config)], fetch=False)
-        print_dry_run(config, sections(config), actors=False)
-        return 0
+        return print_dry_run(config, sections(config), actors=False)
     from vcrd_ray.selection.rank import RANKING_FOLDER
     from vcrd_ray.selection.tables import show, show_ranking
 

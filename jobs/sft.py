@@ -8,7 +8,8 @@ Leaves RUN/sft/model, the checkpoint that rollouts and distillation start from (
 from __future__ import annotations
 
 from jobs.cli import load_config, run_main
-from jobs.common import check_models, check_prompts, follow_training, model_location, print_dry_run
+from jobs.common import check_models, check_prompts, model_location, print_dry_run
+from jobs.progress import follow_training
 from vcrd_ray.config import Config
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.tracking import check_trackers
@@ -53,8 +54,7 @@ def main(argv: list[str]) -> int:
     config, flags = load_config("sft", "Supervised fine-tuning of the student on gold solutions.", argv)
     if flags.dry_run:
         check(config, fetch=False)
-        print_dry_run(config, SECTIONS, actors=False)
-        return 0
+        return print_dry_run(config, SECTIONS, actors=False)
     print(run(config))
     return 0
 

@@ -18,16 +18,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jobs.bench import judge_ways
 from jobs.bench.memory import forget_peak, peak_gib
 
 if TYPE_CHECKING:
-    import torch
-
-    from vcrd_ray.judges.packed import PackedJudge
-    from vcrd_ray.types import JudgeRequest
-
-_NUM_SPECIAL = 2
-_VOCAB = 1024
+    pass
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -36,7 +31,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(options.threads)
-    backbone = _backbone(options)
+    backbone = judge_ways.random_backbone(options)
     cases = [
         _case(options, backbone, attention, length, agreement)
         for attention in options.attention
@@ -68,19 +63,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _case(options: argparse.Namespace, backbone: Any, attention: Any, length: int, agreement: float) -> dict[str, Any]:
-    judge = _judge(options, backbone, attention)
-    request = _random_request(options, length, agreement)
+    judge = judge_ways.random_judge(options, backbone, attention)
+    request = judge_ways.random_request(options, length, agreement)
     agreed = type(request)(questions=request.questions, responses=request.responses, proposals=request.responses)
-    rows = _branched_rows(request)
-    timed = _spread(rows, options.naive_branches)
+    rows = judge_ways.branched_rows(request)
+    timed = judge_ways.spread(rows, options.naive_branches)
     ways: dict[str, Callable[[], Any]] = {"packed": lambda: judge.score(request), "trunk": lambda: judge.score(agreed)}
     if timed:
         ways["naive"] = lambda: judge.score_separately(request, timed)
-        ways["cached"] = lambda: _score_cached(options, backbone, request)
+        ways["cached"] = lambda: judge_ways.score_cached(options, backbone, request)
     caches: list[Any] = []
     if rows:
-        ways["split_trunk"] = lambda: caches.append(_trunk_cache(options, backbone, request))
-        ways["split_branches"] = lambda: _branches_on(options, backbone, request, caches.pop())
+        ways["split_trunk"] = lambda: caches.append(judge_ways.trunk_cache(options, backbone, request))
+        ways["split_branches"] = lambda: judge_ways.score_branches(options, backbone, request, caches.pop())
     peaks = {}
     for name in ("packed", "trunk"):
         ways[name]()  # The first pass allocates and compiles; it is not timed.
@@ -93,7 +88,7 @@ def _case(options: argparse.Namespace, backbone: Any, attention: Any, length: in
         for name, way in ways.items():
             start = time.perf_counter()
             way()
-            _synchronize(options.device)
+            judge_ways.synchronize(options.device)
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     case: dict[str, Any] = {
@@ -120,139 +115,3 @@ def _case(options: argparse.Namespace, backbone: Any, attention: Any, length: in
     if rows:
         case["split_over_packed"] = (median["split_trunk"] + median["split_branches"]) / median["packed"]
     return case
-
-
-def _backbone(options: argparse.Namespace) -> Any:
-    """A backbone that needs no files."""
-    import torch
-    from transformers import Qwen2Config, Qwen2Model
-
-    config = Qwen2Config(
-        vocab_size=_VOCAB,
-        hidden_size=options.hidden,
-        intermediate_size=4 * options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=max(1, options.hidden // 64),
-        num_key_value_heads=max(1, options.hidden // 128),
-    )
-    torch.manual_seed(options.seed)
-    backbone: Any = Qwen2Model(config)
-    return backbone.to(options.device, getattr(torch, options.dtype)).eval()
-
-
-def _judge(options: argparse.Namespace, backbone: Any, attention: Any) -> PackedJudge:
-    import torch
-
-    from vcrd_ray.judges.packed import PackedJudge
-    from vcrd_ray.judges.value_head import ValueHeadFormat, linear_head, value_head_profile
-
-    torch.manual_seed(options.seed)
-    prompt = torch.randint(_NUM_SPECIAL, _VOCAB, (options.prompt_length,)).tolist()
-    # Logits of about 1: a difference in logit then is one of a usual score.
-    weight = torch.randn(1, options.hidden) / options.hidden**0.5
-    return PackedJudge(
-        backbone=backbone,
-        head=linear_head(weight.to(options.device), torch.zeros(1, device=options.device)),
-        reading=ValueHeadFormat(encode=lambda text: prompt, bos="", special_ids=range(_NUM_SPECIAL)),
-        profile=value_head_profile("random", trained_on="nothing"),
-        max_batch_tokens=1 << 30 if attention != "flex" else 1 << 16,
-        attention=attention,
-    )
-
-
-def _random_request(options: argparse.Namespace, length: int, agreement: float) -> JudgeRequest:
-    import numpy as np
-
-    from vcrd_ray.types import JudgeRequest
-
-    rng = np.random.default_rng(options.seed)
-    shape = (options.trajectories, length)
-    responses = rng.integers(_NUM_SPECIAL, _VOCAB, size=shape).astype(np.int32)
-    others = rng.integers(_NUM_SPECIAL, _VOCAB, size=shape).astype(np.int32)
-    proposals = np.where(rng.random(shape) < agreement, responses, others)
-    return JudgeRequest(questions=("",) * options.trajectories, responses=tuple(responses), proposals=tuple(proposals))
-
-
-def _branched_rows(request: JudgeRequest) -> list[int]:
-    import numpy as np
-
-    differs = np.concatenate(request.responses) != np.concatenate(request.proposals)
-    return [int(row) for row in np.flatnonzero(differs)]
-
-
-def _spread(rows: list[int], count: int) -> list[int]:
-    """At most `count` of the rows, evenly spread: short and long prefixes alike."""
-    if len(rows) <= count:
-        return rows
-    return [rows[int((i + 0.5) * len(rows) / count)] for i in range(count)]
-
-
-def _trunk_cache(options: argparse.Namespace, backbone: Any, request: JudgeRequest) -> Any:
-    """The key-value cache of all trunks, which are of one length here."""
-    import numpy as np
-    import torch
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=backbone.config)
-    response = torch.from_numpy(np.stack(request.responses).astype(np.int64)).to(options.device)
-    prompt = torch.full((len(response), options.prompt_length), _NUM_SPECIAL, device=options.device)
-    with torch.inference_mode():
-        backbone(input_ids=torch.cat([prompt, response], 1), past_key_values=cache, use_cache=True)
-    return cache
-
-
-def _branches_on(options: argparse.Namespace, backbone: Any, request: JudgeRequest, cache: Any) -> None:
-    """All branches of each trajectory in one pass on its cached trunk."""
-    import numpy as np
-    import torch
-
-    parents = [np.flatnonzero(r != c) for r, c in zip(request.responses, request.proposals, strict=True)]
-    width, length = max(len(p) for p in parents), options.prompt_length + len(request.responses[0])
-    ids = torch.zeros(len(parents), width, dtype=torch.int64)
-    positions = torch.zeros_like(ids)
-    for row, (parent, proposal) in enumerate(zip(parents, request.proposals, strict=True)):
-        ids[row, : len(parent)] = torch.from_numpy(proposal[parent].astype(np.int64))
-        positions[row, : len(parent)] = torch.from_numpy(options.prompt_length + parent)
-    column = torch.arange(length + width)
-    itself = length + torch.arange(width)[:, None]
-    sees = ((column < positions[:, :, None]) | (column == itself))[:, None].to(options.device)
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=sees, scale=scale)
-
-    with torch.inference_mode():
-        backbone(
-            input_ids=ids.to(options.device),
-            position_ids=positions.to(options.device),
-            past_key_values=cache,
-            use_cache=True,
-            trees=attend,
-        )
-
-
-def _score_cached(options: argparse.Namespace, backbone: Any, request: JudgeRequest) -> None:
-    """Trunk once with a key-value cache, then each branch as one more token, last position first."""
-    import numpy as np
-    import torch
-
-    for question, response, proposal in zip(request.questions, request.responses, request.proposals, strict=True):
-        one = type(request)(questions=(question,), responses=(response,), proposals=(proposal,))
-        cache = _trunk_cache(options, backbone, one)
-
-        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-            # One query that sees every key there is.
-            return torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
-
-        with torch.inference_mode():
-            for t in np.flatnonzero(response != proposal)[::-1]:
-                # From the last position on, only what stands behind the prefix has to go.
-                cache.crop(options.prompt_length + int(t) - cache.get_seq_length())
-                branch = torch.tensor([[int(proposal[t])]], device=options.device)
-                backbone(input_ids=branch, past_key_values=cache, use_cache=True, trees=attend)
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize()

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from jobs.cli import EXIT_CAN_GO_ON
-from jobs.ops.submission import SubmissionError, exit_code, failure_reason, follow_log
+from jobs.ops.follow import follow_log
+from jobs.ops.outcome import exit_code, failure_reason, state
+from jobs.ops.submission import SubmissionError
 
 EXIT_DETACHED = 130
 SAVE_S = 120
@@ -111,17 +112,6 @@ def stop(client: Any, job: str) -> int:
         time.sleep(0.5)
     print(state(info))
     return 0
-
-
-def state(info: Any) -> str:
-    """One line; for a job that failed with its reason."""
-    line = f"{info.submission_id}: {str(info.status).lower()}"
-    if str(info.status) != "FAILED":
-        return line
-    if info.driver_exit_code == EXIT_CAN_GO_ON:
-        return f"{info.submission_id}: {failure_reason(info.message)}"
-    code = "" if info.driver_exit_code is None else f", exit code {info.driver_exit_code}"
-    return f"{line}{code}: {failure_reason(info.message)}"
 
 
 def say_how_to_go_on(job: str, address: str) -> None:

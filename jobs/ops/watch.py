@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from vcrd_ray.errors import RunDirectoryError
 from vcrd_ray.report.live import Snapshot, snapshot
+from vcrd_ray.report.live_view import plain, render
 from vcrd_ray.runs.files import parse_jsonl
 from vcrd_ray.runs.storage import Store, is_remote
 
@@ -61,39 +56,6 @@ def views(folder: Store, *, every_s: float) -> Iterator[tuple[Snapshot | None, b
         time.sleep(every_s)
 
 
-def render(name: str, now: Snapshot | None) -> Group:
-    """One view."""
-    if now is None:
-        return Group(Text(f"{name}: no update yet"))
-    table = Table(box=None, show_header=False, pad_edge=False)
-    low, middle, high = now.weights
-    table.add_row("", ProgressBar(total=max(1, now.num_updates), completed=now.update, width=60))
-    for label, value in (
-        ("update", f"{now.update}/{now.num_updates}, {now.update_s:.2f} s each, {_duration(now.eta_s)} left"),
-        ("loss", f"{now.loss:.4f}"),
-        ("weights", f"5% {low:.2f}   median {middle:.2f}   95% {high:.2f}   above 1: {_percent(now.share_above_one)}"),
-        ("proposals", f"{_percent(now.agreement)} the same"),
-        ("student", f"{now.tokens_per_s:,.0f} tokens/s"),
-        ("judge", f"{now.judge_tokens_per_s:,.0f} tokens/s while busy"),
-        ("waiting", f"{_percent(now.wait_share)} of the time"),
-        ("staleness", f"{now.staleness:.1f} updates"),
-    ):
-        if "nan" not in value:
-            table.add_row(Text(label, style="bold"), value)
-    alerts = [Text(f"! {alert}", style="bold red") for alert in now.alerts]
-    return Group(Text(name), table, *alerts)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.watch", description="A training that is under way, live.")
     parser.add_argument("run", help="run directory, a training's folder, or either in storage")
@@ -105,7 +67,7 @@ def main(argv: list[str]) -> int:
     name = folder.name().removeprefix("file://")
     if flags.json:
         for now, _ in views(folder, every_s=flags.every):
-            print(json.dumps(_plain(now)), flush=True)
+            print(json.dumps(plain(now)), flush=True)
             if flags.once:
                 break
         return 0
@@ -122,10 +84,3 @@ def main(argv: list[str]) -> int:
             if ended:
                 print("the training has ended", file=sys.stderr)
     return 0
-
-
-def _plain(now: Snapshot | None) -> dict[str, Any] | None:
-    if now is None:
-        return None
-    shown = asdict(now)
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in shown.items()}

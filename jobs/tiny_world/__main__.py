@@ -37,7 +37,7 @@ def make(out: Path, *, seed: int) -> None:
     # Imported here, so that --help and a bad argument are answered without torch.
     import torch
 
-    from jobs.tiny_world import reward, training
+    from jobs.tiny_world import policies, reward_training, training
     from vcrd_ray.config.world import WorldConfig
     from vcrd_ray.tiny.tokenizer import build_tokenizer
     from vcrd_ray.tiny.world import SFT_SEED
@@ -45,14 +45,14 @@ def make(out: Path, *, seed: int) -> None:
     # One thread: sums in the same order whatever the machine's number of cores.
     torch.set_num_threads(1)
     config, tokenizer = WorldConfig(), build_tokenizer()
-    training.save(training.make_student_base(config, tokenizer, seed=seed), tokenizer, out / "student-base")
-    teacher, weak = training.make_teachers(config, tokenizer, seed=seed)
+    training.save(policies.make_student_base(config, tokenizer, seed=seed), tokenizer, out / "student-base")
+    teacher, weak = policies.make_teachers(config, tokenizer, seed=seed)
     training.save(teacher, tokenizer, out / "teacher")
     training.save(weak, tokenizer, out / "teacher-weak")
     # From the rounded files: the judge can be made again without the others.
     teacher, weak, student = (training.load(out / name) for name in ("teacher", "teacher-weak", "student-base"))
-    tuned = training.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
-    judge = reward.make_reward_model(config, tokenizer, teacher=teacher, proposers=[weak, tuned], seed=seed)
+    tuned = policies.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
+    judge = reward_training.make_reward_model(config, tokenizer, teacher=teacher, proposers=[weak, tuned], seed=seed)
     judge.save(out / "prm", tokenizer)
 
 
@@ -61,7 +61,7 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
     import torch
     from transformers import AutoTokenizer
 
-    from jobs.tiny_world import reward, training
+    from jobs.tiny_world import policies, reward, training, verdicts
     from vcrd_ray.config.world import WorldConfig
     from vcrd_ray.tiny.world import SFT_SEED, TEST_SEED, make_problems
 
@@ -70,7 +70,7 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
     tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")
     problems = make_problems(config, seed=TEST_SEED, count=NUM_TEST_PROBLEMS)
     teacher, weak, student = (training.load(folder / name) for name in ("teacher", "teacher-weak", "student-base"))
-    tuned = training.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
+    tuned = policies.supervise(student, config, tokenizer, split_seed=SFT_SEED, order_seed=seed)
     metrics: dict[str, float] = {}
     for name, model in {
         "teacher": teacher,
@@ -83,11 +83,11 @@ def measure(folder: Path, *, seed: int) -> dict[str, float]:
         metrics |= {f"{name}/accuracy": accuracy, f"{name}/low": low, f"{name}/high": high}
     judge = reward.RewardModel.load(folder / "prm")
     for name, model in {"teacher-weak": weak, "student-after-sft": tuned}.items():
-        verdicts = reward.judge_proposals(judge, model, tokenizer, problems[:NUM_JUDGED_ROLLOUTS], seed=seed)
+        judged = verdicts.judge_proposals(judge, model, tokenizer, problems[:NUM_JUDGED_ROLLOUTS], seed=seed)
         metrics |= {
-            f"prm/on-{name}/auc-mid-step": verdicts.auc(at_step_end=False),
-            f"prm/on-{name}/auc-step-end": verdicts.auc(at_step_end=True),
-            f"prm/on-{name}/share-invalid": (~verdicts.valid).double().mean().item(),
+            f"prm/on-{name}/auc-mid-step": judged.auc(at_step_end=False),
+            f"prm/on-{name}/auc-step-end": judged.auc(at_step_end=True),
+            f"prm/on-{name}/share-invalid": (~judged.valid).double().mean().item(),
         }
     return metrics
 

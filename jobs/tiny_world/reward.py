@@ -1,13 +1,11 @@
-"""Trains and measures the tiny world's reward model against the oracle. Knows nothing of Ray.
+"""The tiny world's reward model, the oracle's labels for it, and its loss. Knows nothing of Ray.
 
 The layout is that of Skywork-o1-Open-PRM: a Qwen2 backbone and one linear head `v_head.summary`;
 the score of a token is `sigmoid(v_head(h))`, h its last hidden state after the final norm; the
 prompt is `bos + problem + "\\n"`.
 """
 
-import copy
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +18,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from jobs.tiny_world.training import (
-    TrainingPlan,
-    generate,
     pad_right,
-    prompt_ids,
     save,
 )
-from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny.oracle import branch_validity, token_validity
-from vcrd_ray.tiny.world import PRETRAIN_SEED, Problem, make_problem, make_problems, sample_solution
+from vcrd_ray.tiny.world import Problem
 
 logger = logging.getLogger(__name__)
 
 NO_LABEL = -1
-
-REWARD_PLAN = TrainingPlan(num_updates=1200, batch_size=32, learning_rate=1e-3)
-NUM_ROLLOUTS = 2000
-ROLLOUT_TEMPERATURE = 1.2
-"""Hot, so that the weak teacher's rollouts hold enough errors."""
 
 
 class RewardModel(nn.Module):
@@ -166,153 +155,3 @@ def reward_loss(model: RewardModel, batch: Sequence[LabelledResponse], *, pad_id
     logits = model(packed.ids, positions=packed.positions, allowed=packed.allowed)
     judged = packed.labels != NO_LABEL
     return F.binary_cross_entropy_with_logits(logits[judged], packed.labels[judged].float())
-
-
-class Corruption:
-    """Draws tokens that might stand for others: a digit mostly for a digit, else any token of solutions."""
-
-    def __init__(self, config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._digits = [tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"]
-        self._alternatives = solution_tokens(config, tokenizer)
-
-    def draw(self, token: int, rng: random.Random) -> int:
-        digit = token in self._digits and rng.random() < 0.8
-        return rng.choice(self._digits if digit else self._alternatives)
-
-
-@torch.inference_mode()
-def redraw(
-    proposer: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    problem: Problem,
-    response: Sequence[int],
-    *,
-    temperature: float,
-) -> list[int]:
-    """At each position of a response, one draw from the proposer under the same prefix."""
-    prompt = prompt_ids(tokenizer, problem.question)
-    logits = proposer(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-    return torch.multinomial((logits / temperature).softmax(-1), 1).flatten().tolist()
-
-
-def make_reward_model(
-    config: WorldConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    teacher: Qwen2ForCausalLM,
-    proposers: Sequence[Qwen2ForCausalLM],
-    seed: int,
-) -> RewardModel:
-    """A judge that starts as the teacher and has seen the errors of the proposers."""
-    torch.manual_seed(seed)
-    problems = make_problems(config, seed=PRETRAIN_SEED, count=NUM_ROLLOUTS)
-    rollouts = []
-    for proposer in proposers:
-        responses = generate(proposer, tokenizer, problems, temperature=ROLLOUT_TEMPERATURE)
-        for problem, response in zip(problems, responses, strict=True):
-            proposals = redraw(proposer, tokenizer, problem, response, temperature=ROLLOUT_TEMPERATURE)
-            rollouts.append((problem, response, proposals))
-    model = RewardModel(copy.deepcopy(teacher))
-    train_reward_model(model, config, tokenizer, rollouts, REWARD_PLAN, seed=PRETRAIN_SEED)
-    return model.eval()
-
-
-def train_reward_model(
-    model: RewardModel,
-    config: WorldConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    rollouts: Sequence[tuple[Problem, list[int], list[int]]],
-    plan: TrainingPlan,
-    *,
-    seed: int,
-) -> None:
-    """Trains in place. Half of a batch are rollouts with their proposals, half solutions; both with corruptions."""
-    rng = random.Random(seed)
-    corruption = Corruption(config, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98))
-    index = 0
-    model.train()
-    for update in range(plan.num_updates):
-        optimizer.param_groups[0]["lr"] = plan.learning_rate_at(update)
-        batch = []
-        for problem, response, proposals in rng.sample(rollouts, plan.batch_size // 2):
-            leaves = [
-                proposal if rng.random() < 0.5 else corruption.draw(token, rng)
-                for token, proposal in zip(response, proposals, strict=True)
-            ]
-            batch.append(labelled(problem, response, leaves, tokenizer))
-        for _ in range(plan.batch_size - len(batch)):
-            problem = make_problem(config, seed=seed, index=index)
-            index += 1
-            solution = sample_solution(problem, rng, num_ways=config.num_ways)
-            response = tokenizer.encode(solution, add_special_tokens=False)
-            leaves = [corruption.draw(token, rng) for token in response]
-            batch.append(labelled(problem, response, leaves, tokenizer))
-        loss = reward_loss(model, batch, pad_id=tokenizer.pad_token_id)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if update % 100 == 99:
-            logger.info("reward model, update %d: loss %.4f", update + 1, loss.item())
-
-
-def solution_tokens(config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Every token that solutions use, EOS left out, in order of id."""
-    rng = random.Random(0)
-    texts = [sample_solution(make_problem(config, seed=0, index=i), rng) for i in range(300)]
-    return sorted({i for text in texts for i in tokenizer.encode(text, add_special_tokens=False)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdicts:
-    """One entry a proposal: a token put after the true prefix of a rollout."""
-
-    scores: Float[Tensor, " n"]
-    valid: Bool[Tensor, " n"]
-    """The oracle's verdict."""
-    at_step_end: Bool[Tensor, " n"]
-    """Whether the rollout's own token there is a line break or the last token before one."""
-
-    def auc(self, *, at_step_end: bool) -> float:
-        """Chance that a valid proposal scores above an invalid one, ties one half."""
-        here = self.at_step_end == at_step_end
-        right = self.scores[here & self.valid]
-        wrong = self.scores[here & ~self.valid].sort().values.contiguous()
-        below = torch.searchsorted(wrong, right, right=False)
-        not_above = torch.searchsorted(wrong, right, right=True)
-        return ((below + not_above).double().mean() / (2 * len(wrong))).item()
-
-
-@torch.inference_mode()
-def judge_proposals(
-    judge: RewardModel,
-    proposer: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    problems: Sequence[Problem],
-    *,
-    seed: int,
-) -> Verdicts:
-    """One rollout a problem; at each position its own token and one more draw of its model."""
-    torch.manual_seed(seed)
-    line_break = tokenizer.encode("\n", add_special_tokens=False)[0]
-    rows, valid, at_step_end = [], [], []
-    for problem, response in zip(problems, generate(proposer, tokenizer, problems, temperature=1.0), strict=True):
-        drawn = redraw(proposer, tokenizer, problem, response, temperature=1.0)
-        judge_prompt = judge_prompt_ids(tokenizer, problem.question)
-        for position, (own, other) in enumerate(zip(response, drawn, strict=True)):
-            for proposal in {own, other} - set(tokenizer.all_special_ids):
-                rows.append([*judge_prompt, *response[:position], proposal])
-                valid.append(branch_validity(problem, response, position, proposal, tokenizer))
-                at_step_end.append(line_break in response[position : position + 2])
-    scores = []
-    for begin in range(0, len(rows), 500):
-        part = rows[begin : begin + 500]
-        last = torch.tensor([len(row) - 1 for row in part])
-        logits = judge(pad_right(part, tokenizer.pad_token_id))
-        scores.append(logits[torch.arange(len(part)), last].sigmoid())
-    return Verdicts(
-        scores=torch.cat(scores),
-        valid=torch.tensor(valid),
-        at_step_end=torch.tensor(at_step_end),
-    )

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from vcrd_ray.errors import ConfigError
+from vcrd_ray.planning.placing import Offer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,20 @@ def read_node_types(path: Path) -> list[NodeType]:
                     NodeType(name=g["groupName"], count=g["maxReplicas"], resources=_pod_resources(g)) for g in groups
                 ]
     raise ConfigError(f"{path}: neither a cluster file of Ray's launcher nor a RayCluster or RayJob")
+
+
+def read_offers(path: Path) -> list[Offer]:
+    """Node types that a plan may place actors on; the head is up whatever runs.
+
+    Raises:
+        ConfigError: it is no cluster file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--cluster-file {path}: no such file; the shipped one is cluster.yaml")
+    types = read_node_types(path)
+    return [
+        Offer(name=t.name, count=t.count, always=1 if t.name == "head" else 0, resources=t.resources) for t in types
+    ]
 
 
 def _pod_resources(group: Mapping[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vcrd_ray.config import Config
@@ -27,6 +28,21 @@ def model_here(path: str) -> tuple[str | None, str]:
         return tokenizer_fingerprint(_tokenizer_of(path)), ""
     except (ModelError, OSError, ValueError) as error:
         return None, str(error).strip().splitlines()[0]
+
+
+def check_loading(role: str, path: str, answers: Mapping[str, tuple[str | None, str]]) -> list[Finding]:
+    """What `model_here` answered about a role's model, by the name of the node."""
+    found = []
+    for node, (_, why) in answers.items():
+        if why:
+            what = f"{role} {path} cannot be loaded on {node}: {why}"
+            cure = "put it on storage that all nodes see, or give the nodes the network and HF_TOKEN"
+            found.append(Finding(severity="error", check="models", what=what, cure=cure))
+    fingerprints = {fingerprint for fingerprint, _ in answers.values() if fingerprint is not None}
+    if len(fingerprints) > 1:
+        what = f"{role} {path}: nodes have different tokenizers"
+        found.append(Finding(severity="error", check="models", what=what, cure="copy one folder to all nodes"))
+    return found
 
 
 def check_tokenizers(config: Config) -> list[Finding]:

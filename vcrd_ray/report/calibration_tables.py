@@ -1,7 +1,8 @@
-"""A calibration, for a terminal. Computes nothing."""
+"""A calibration, for a terminal or for programs. Computes nothing."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,13 @@ from rich.table import Table
 
 from vcrd_ray.evaluation.processbench import BenchFigures
 from vcrd_ray.report.calibration_figures import CalibrationReport, extrapolation, verdict
+
+
+def as_json(report: CalibrationReport | None, results: Sequence[BenchFigures]) -> str:
+    """Both for programs."""
+    benches = [figures.model_dump(mode="json") for figures in results]
+    shown = {"calibration": report and report.model_dump(mode="json"), "processbench": benches}
+    return json.dumps(shown, indent=2)
 
 
 def show(report: CalibrationReport) -> None:

@@ -12,24 +12,14 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.ops import submit
-from jobs.ops.submission import (
-    MAX_UPLOAD_MIB,
-    PACKAGES,
-    LogPosition,
-    Patience,
-    Submission,
-    SubmissionError,
-    check_no_secrets,
-    chosen_variables,
-    exit_code,
-    failure_reason,
-    follow_log,
-    looks_secret,
-    option_value,
-    plain_line,
-    stage,
-    with_option,
-)
+from jobs.ops.arguments import make_parser, server_address
+from jobs.ops.follow import LogPosition, Patience, follow_log
+from jobs.ops.options import option_value, with_option
+from jobs.ops.outcome import exit_code, failure_reason
+from jobs.ops.request import JOBS, make_submission
+from jobs.ops.submission import PACKAGES, Submission, SubmissionError, plain_line
+from jobs.ops.upload import MAX_UPLOAD_MIB, stage
+from jobs.ops.variables import check_no_secrets, chosen_variables, looks_secret
 from vcrd_ray.errors import ConfigError
 
 LOG = "one\ntwo\nthree\nfour\n"
@@ -39,7 +29,7 @@ HASTY = Patience(silence_s=5.0, give_up_s=5.0, first_pause_s=0.0, max_pause_s=0.
 def submission(*argv: str) -> Submission:
     """What `python -m jobs.submit ARGV` would send."""
     split = argv.index("--")
-    return submit.make_submission(submit._parser().parse_args(argv[:split]), argv[split + 1 :])
+    return make_submission(make_parser().parse_args(argv[:split]), argv[split + 1 :])
 
 
 class Cluster:
@@ -242,7 +232,7 @@ def test_a_job_that_does_not_exist_is_answered_with_the_nearest() -> None:
 
 
 def test_every_job_that_can_be_submitted_is_a_module() -> None:
-    assert all((Path(submit.__file__).parents[1] / f"{name}.py").is_file() for name in submit.JOBS)
+    assert all((Path(submit.__file__).parents[1] / f"{name}.py").is_file() for name in JOBS)
 
 
 @pytest.mark.parametrize(
@@ -265,16 +255,16 @@ def test_options_without_effect_are_refused(argv: list[str]) -> None:
 )
 def test_an_address_that_is_no_job_servers_is_refused(address: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        submit._address(address)
+        server_address(address)
     assert "me:pass" not in str(refused.value)
 
 
 def test_the_address_of_the_command_line_wins_over_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:2")
-    assert submit._address(None) == "http://127.0.0.1:2"
+    assert server_address(None) == "http://127.0.0.1:2"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1/")
-    assert submit._address(None) == "http://127.0.0.1:1"
-    assert submit._address("http://127.0.0.1:3") == "http://127.0.0.1:3"
+    assert server_address(None) == "http://127.0.0.1:1"
+    assert server_address("http://127.0.0.1:3") == "http://127.0.0.1:3"
 
 
 @pytest.mark.parametrize(

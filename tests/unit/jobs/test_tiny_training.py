@@ -10,15 +10,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from jobs.tiny_world.reward import (
-    NO_LABEL,
-    Corruption,
-    RewardModel,
-    Verdicts,
-    labelled,
-    pack,
-    reward_loss,
-)
+from jobs.tiny_world.reward import NO_LABEL, RewardModel, labelled, pack, reward_loss
+from jobs.tiny_world.reward_training import Corruption
 from jobs.tiny_world.training import (
     Example,
     ModelShape,
@@ -30,6 +23,7 @@ from jobs.tiny_world.training import (
     raw_examples,
     train_language_model,
 )
+from jobs.tiny_world.verdicts import Verdicts
 from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny.tokenizer import build_tokenizer
 from vcrd_ray.tiny.world import make_problems, parse_question

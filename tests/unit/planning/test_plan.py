@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from jobs.cli import load_config
-from jobs.ops.plan import as_json, main, run
+from jobs.ops.plan import main, run
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.planning import rates
 from vcrd_ray.planning.estimate import Plan, num_updates, read_shapes
 from vcrd_ray.planning.memory import total, training_items
+from vcrd_ray.planning.tables import as_json
 
 ROOT = Path(__file__).parents[3]
 PAPER = ROOT / "jobs" / "configs" / "paper"

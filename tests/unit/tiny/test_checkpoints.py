@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from jobs.tiny_world.reward import RewardModel, judge_proposals
+from jobs.tiny_world.reward import RewardModel
 from jobs.tiny_world.training import greedy_accuracy, load
+from jobs.tiny_world.verdicts import judge_proposals
 from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.tiny import CHECKPOINTS
 from vcrd_ray.tiny.tokenizer import build_tokenizer

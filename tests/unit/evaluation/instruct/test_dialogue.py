@@ -13,6 +13,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.config.data import PromptSection
 from vcrd_ray.errors import ConfigError, DataError
 from vcrd_ray.evaluation.instruct.dialogue import shown_answer, turn_ids
+from vcrd_ray.evaluation.instruct.questions import read_sets
 from vcrd_ray.evaluation.instruct.sets import read_model_answers
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
@@ -99,8 +100,6 @@ def two_turn_set(folder: Path, turns: int = 2) -> dict[str, Any]:
 
 
 def test_dialogues_that_cannot_be_held_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    from jobs.instruct import read_sets
-
     instruct = two_turn_set(tmp_path)
     (found,) = read_sets(Config.model_validate({"evaluate": {"instruct": instruct}}))
     assert found.num_turns == 2 and found.against == {"1": ("x", "x")}
@@ -112,7 +111,5 @@ def test_dialogues_that_cannot_be_held_are_refused_before_anything_is_asked(tmp_
 
 
 def test_a_third_turn_is_refused(tmp_path: Path) -> None:
-    from jobs.instruct import read_sets
-
     with pytest.raises(DataError, match="two turns at most"):
         read_sets(Config.model_validate({"evaluate": {"instruct": two_turn_set(tmp_path, turns=3)}}))
