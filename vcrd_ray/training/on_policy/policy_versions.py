@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vcrd_ray.errors import SyncError
-from vcrd_ray.runs.files import replace_directory, write_json
+from vcrd_ray.runs.files import write_json, written_aside
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.on_policy.requests import PolicyVersion
 from vcrd_ray.types import FloatArray
@@ -69,20 +68,13 @@ def version_directory(root: Path, number: int) -> Path:
     return root / f"{number:06d}"
 
 
-def aside(root: Path, number: int) -> Path:
-    """Where a version is written before it has its name."""
-    return root / f".{number:06d}.tmp"
-
-
-def name_version(root: Path, number: int, *, kind: Kind, canary: Canary) -> VersionRecord:
-    """Describe the safetensors that were written aside and give them their name: what has a name is complete."""
-    directory = aside(root, number)
+def describe_version(directory: Path, number: int, *, kind: Kind, canary: Canary) -> VersionRecord:
+    """Describe the safetensors of a version in its directory."""
     tensors, num_bytes = hash_tensors(directory)
     record = VersionRecord(
         number=number, kind=kind, digest=_digest(tensors), tensors=tensors, num_bytes=num_bytes, canary=canary
     )
     write_json(directory / _RECORD, record)
-    replace_directory(directory, version_directory(root, number))
     return record
 
 
@@ -104,11 +96,10 @@ def read_version(directory: Path) -> VersionRecord:
 
 def bring_version(directory: Path, store: Store | None) -> None:
     """Take a version that was published on another node from `store`, the folder of all versions."""
-    if store is None or directory.is_dir():
+    if store is None or directory.is_dir() or not store.files(directory.name):
         return
-    arriving = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    if store.pull(directory.name, arriving):
-        replace_directory(arriving, directory)
+    with written_aside(directory) as arriving:
+        store.pull(directory.name, arriving)
 
 
 def prune_versions(root: Path, kept: Collection[int]) -> list[str]:
