@@ -169,13 +169,13 @@ class JudgePool(ActorPool):
         json_schema_extra=FREE_TO_CHANGE,
         default=2,
         ge=1,
-        description="A request that this many judge processes died of is set aside: its tokens get weight 1",
+        description="A request that this many judge processes died of is quarantined: its tokens get weight 1",
     )
     max_set_aside: int = Field(
         json_schema_extra=FREE_TO_CHANGE,
         default=10,
         ge=0,
-        description="Stop when a rank has more requests set aside than this: the judge dies of too much",
+        description="Stop when a rank has more quarantined requests than this: the judge dies of too much",
     )
     merge_requests: int = Field(
         default=1,
@@ -188,7 +188,7 @@ class JudgePool(ActorPool):
     def _blame_must_be_told_from_company(self) -> JudgePool:
         if self.merge_requests > 1 and self.max_crashes < 2:
             raise ValueError(
-                "judge.max_crashes 1 with judge.merge_requests above 1 would set aside every request of a pass for one that"
+                "judge.max_crashes 1 with judge.merge_requests above 1 would quarantine every request of a pass for one that"
                 " is bad: set max_crashes to 2, so that each is tried alone first"
             )
         return self

@@ -159,7 +159,7 @@ def test_a_damaged_value_is_judged_again(path: Path) -> None:
     assert judge.asked == ["q3", "q4", "q3"]
 
 
-def test_a_file_that_is_no_store_is_kept_aside_and_begun_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_no_store_is_renamed_and_begun_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database at all" * 100)
     cached = CachedJudge(CountingJudge(), ScoreStore(path, max_bytes=MIB))
