@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vcrd_ray.errors import SyncError
+from vcrd_ray.models.checkpoint_files import stored_tensors
 from vcrd_ray.runs.files import write_json, written_aside
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.on_policy.requests import PolicyVersion
@@ -114,18 +115,11 @@ def hash_tensors(directory: Path) -> tuple[dict[str, str], int]:
     """(hash of each tensor in a directory's safetensors by name, bytes of all of them)."""
     found: dict[str, str] = {}
     num_bytes = 0
-    for file in sorted(directory.glob("*.safetensors")):
-        with file.open("rb") as raw:
-            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
-            start = raw.tell()
-            for name in sorted(n for n in header if n != "__metadata__"):
-                entry = header[name]
-                begin, end = entry["data_offsets"]
-                raw.seek(start + begin)
-                digest = hashlib.sha256(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
-                digest.update(raw.read(end - begin))
-                found[name] = digest.hexdigest()[:16]
-                num_bytes += end - begin
+    for tensor in stored_tensors(directory):
+        digest = hashlib.sha256(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode())
+        digest.update(tensor.content)
+        found[tensor.name] = digest.hexdigest()[:16]
+        num_bytes += tensor.num_bytes
     return dict(sorted(found.items())), num_bytes
 
 
