@@ -20,8 +20,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
@@ -29,6 +27,7 @@ from vcrd_ray.judges import Judge, JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
 from vcrd_ray.judges.self_check import largest_difference
+from vcrd_ray.method.fused import fused_token_logp
 from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint
 from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
@@ -77,23 +76,6 @@ def load_implicit_judge(
         ),
         max_batch_tokens=max_batch_tokens,
     )
-
-
-@torch.no_grad()
-def chosen_logp(
-    hidden: Float[Tensor, "n d"],
-    head: Float[Tensor, "v d"],
-    chosen: Int[Tensor, "n k"],
-    *,
-    chunk_rows: int = _CHUNK_ROWS,
-) -> Float[Tensor, "n k"]:
-    """ln pi of k tokens a row in float32; the logits of `chunk_rows` rows exist at a time."""
-    values = torch.empty(chosen.shape, dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(hidden), chunk_rows):
-        rows = slice(start, start + chunk_rows)
-        logits = hidden[rows].float() @ head.T
-        values[rows] = logits.gather(1, chosen[rows]) - logits.logsumexp(-1, keepdim=True)
-    return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -252,7 +234,16 @@ class ImplicitJudge(Judge):
         at = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
         tokens = torch.from_numpy(chosen.astype(np.int64)).to(device)
         # One after the other: the states of both never exist at once.
-        model, reference = (chosen_logp(m.states(inputs)[at], m.head, tokens) for m in self._models)
+        model, reference = (
+            fused_token_logp(
+                hidden=m.states(inputs)[at],
+                head=m.head,
+                tokens=tokens,
+                vocab_size=len(m.head),
+                chunk_rows=_CHUNK_ROWS,
+            )
+            for m in self._models
+        )
         ratio: FloatArray = (self._beta * (model - reference)).cpu().numpy()
         return ratio
 

@@ -174,10 +174,10 @@ class TokenScorer:
         logp = fused_token_logp(
             hidden=hidden,
             head=self._head,
-            tokens=tokens,
+            tokens=tokens[:, None],
             vocab_size=self._vocab_size,
             chunk_rows=self._chunk_rows,
-        )
+        )[:, 0]
         rank = token_ranks(hidden, self._head, tokens, chunk_rows=self._chunk_rows) if ranks else None
         cuts = np.cumsum([len(tree.trunk_index) for tree in trees])[:-1]
         logps = np.split(logp.cpu().numpy(), cuts)
