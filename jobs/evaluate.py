@@ -38,7 +38,7 @@ def check(config: Config, *, fetch: bool = True) -> None:
 def run(config: Config, *, label: str) -> Accuracy:
     """Evaluate `evaluate.model` (default: the student) in RUN/evaluate-LABEL."""
     from actors.cluster import ray_cluster
-    from actors.generation import answer_prompts
+    from actors.held_out import answer_prompts
     from vcrd_ray.data.problems import read_problems, tokenize_prompts, write_rejects
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
