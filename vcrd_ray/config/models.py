@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, DType, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, ROUNDING, ROUNDING_WORDS, DType, Section
 
 
 class LoraSection(Section):
@@ -206,14 +206,13 @@ class ModelJudge(JudgePool):
     self_check_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="Largest logit difference of packed and separate scoring on the first batch; none: 1e-3, bfloat16 0.2",
+        description=f"Largest logit difference of packed and separate scoring on the first batch; none: {ROUNDING_WORDS}",
     )
 
     @property
     def tolerance(self) -> float:
-        """The bound of the self-check: what rounding alone was seen to do in this type, with room."""
-        default = 0.2 if self.dtype == "bfloat16" else 1e-3
-        return default if self.self_check_tolerance is None else self.self_check_tolerance
+        """The bound of the self-check."""
+        return ROUNDING[self.dtype] if self.self_check_tolerance is None else self.self_check_tolerance
 
 
 class PackedJudge(ModelJudge):

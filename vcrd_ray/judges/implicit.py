@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.judges import Judge, JudgeProfile
+from vcrd_ray.judges import IMPLICIT_CHUNK_TOKENS, Judge, JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
 from vcrd_ray.judges.self_check import largest_difference
@@ -33,8 +33,6 @@ from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 _CACHED_PROMPTS = 4096
-_CHUNK_ROWS = 512
-"""Positions whose logits exist at a time: 0.3 GB for a vocabulary of 152,000."""
 
 
 def load_implicit_judge(
@@ -240,7 +238,7 @@ class ImplicitJudge(Judge):
                 head=m.head,
                 tokens=tokens,
                 vocab_size=len(m.head),
-                chunk_rows=_CHUNK_ROWS,
+                chunk_rows=IMPLICIT_CHUNK_TOKENS,
             )
             for m in self._models
         )

@@ -46,7 +46,7 @@ def load_qwen_prm_judge(
     separator: str,
     system: str,
     policy_tokenizer: PreTrainedTokenizerBase,
-    attention: AttentionKind | Literal["auto"] = "auto",
+    attention: AttentionKind | Literal["auto"],
 ) -> PackedJudge:
     """Judge of a checkpoint directory, for token ids of a policy.
 

@@ -42,7 +42,7 @@ def load_value_head_judge(
     device: str | torch.device,
     special_ids: Collection[int],
     max_batch_tokens: int,
-    attention: AttentionKind | Literal["auto"] = "auto",
+    attention: AttentionKind | Literal["auto"],
 ) -> PackedJudge:
     """Judge of a checkpoint directory, the backbone in `dtype` ("float32", "bfloat16").
 
