@@ -22,8 +22,6 @@ class JudgeProfile:
     """The config's name for it, such as value_head."""
     scores: Literal["token", "step"]
     """Whether it can score any next token, or whole steps only."""
-    vocabulary: Literal["policy", "own"]
-    """Whether it reads the policy's token ids unchanged, or text that it tokenises itself."""
     reads: str
     """Where in its input a score is read, in words."""
     trained_on: str

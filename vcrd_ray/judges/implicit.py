@@ -68,7 +68,6 @@ def load_implicit_judge(
             ),
             family="implicit",
             scores="token",
-            vocabulary="policy",
             reads="at every token, as a log-ratio of two models",
             trained_on="answers; it assigns credit to tokens by itself",
         ),

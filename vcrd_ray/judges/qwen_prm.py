@@ -88,7 +88,6 @@ def load_qwen_prm_judge(
             ),
             family="qwen_prm",
             scores="token",
-            vocabulary="policy",
             reads="at a separator behind the token",
             trained_on="the separator behind a step",
         ),

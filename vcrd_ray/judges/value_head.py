@@ -81,7 +81,6 @@ def value_head_profile(fingerprint: str, *, trained_on: str) -> JudgeProfile:
         fingerprint=fingerprint,
         family="value_head",
         scores="token",
-        vocabulary="policy",
         reads="at the token itself",
         trained_on=trained_on,
     )

@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.runs.storage import is_remote, local_copy
+from vcrd_ray.tiny import CHECKPOINTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TINY_PREFIX = "tiny:"
-_TINY_CHECKPOINTS = Path(__file__).resolve().parents[1] / "tiny" / "checkpoints"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Enough of each tensor to tell two checkpoints apart without reading tens of gigabytes.
 _FINGERPRINT_BYTES = 65536
@@ -39,9 +39,9 @@ def resolve_model(path: str) -> Path:
     if is_remote(path):
         return _check_directory(local_copy(path))
     if path.startswith(TINY_PREFIX):
-        directory = _TINY_CHECKPOINTS / path.removeprefix(TINY_PREFIX)
+        directory = CHECKPOINTS / path.removeprefix(TINY_PREFIX)
         if not directory.is_dir():
-            names = sorted(p.name for p in _TINY_CHECKPOINTS.iterdir() if p.is_dir())
+            names = sorted(p.name for p in CHECKPOINTS.iterdir() if p.is_dir())
             raise ModelError(
                 f"{path}: no such shipped checkpoint; there are {', '.join(TINY_PREFIX + n for n in names)}"
             )

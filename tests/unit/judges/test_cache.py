@@ -25,9 +25,7 @@ class CountingJudge:
     """Scores are a hash of what they depend on; remembers what it was asked."""
 
     def __init__(self, fingerprint: str = "a", *, broken: bool = False) -> None:
-        self.profile = JudgeProfile(
-            fingerprint=fingerprint, family="test", scores="token", vocabulary="policy", reads="", trained_on=""
-        )
+        self.profile = JudgeProfile(fingerprint=fingerprint, family="test", scores="token", reads="", trained_on="")
         self.asked: list[str] = []
         self.broken = broken
 

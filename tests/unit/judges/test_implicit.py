@@ -254,7 +254,7 @@ def test_fingerprint_is_made_of_both_models_and_beta(tmp_path: Path, paths: tupl
 
 def test_profile_reads_policy_tokens(judge: ImplicitJudge) -> None:
     profile = judge.profile
-    assert (profile.family, profile.scores, profile.vocabulary) == ("implicit", "token", "policy")
+    assert (profile.family, profile.scores) == ("implicit", "token")
 
 
 # --- what cannot be used --------------------------------------------------------------------------
