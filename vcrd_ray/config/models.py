@@ -188,8 +188,8 @@ class JudgePool(ActorPool):
     def _blame_must_be_told_from_company(self) -> JudgePool:
         if self.merge_requests > 1 and self.max_crashes < 2:
             raise ValueError(
-                "judge.max_crashes 1 with judge.merge_requests above 1 would quarantine every request of a pass for one that"
-                " is bad: set max_crashes to 2, so that each is tried alone first"
+                "judge.max_crashes 1 with judge.merge_requests above 1 would quarantine every request of a pass for one"
+                " that is bad: set max_crashes to 2, so that each is tried alone first"
             )
         return self
 
@@ -206,7 +206,8 @@ class ModelJudge(JudgePool):
     self_check_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description=f"Largest logit difference of packed and separate scoring on the first batch; none: {ROUNDING_WORDS}",
+        description="Largest logit difference of packed and separate scoring on the first batch;"
+        f" none: {ROUNDING_WORDS}",
     )
 
     @property

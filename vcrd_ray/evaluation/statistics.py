@@ -25,7 +25,7 @@ def bootstrap_interval(
 ) -> tuple[Floats, Floats]:
     """Percentiles of a statistic over samples drawn with replacement; samples where it is undefined (NaN) are left out.
 
-    By hand, because scipy's bootstrap refuses a single thing, and one undefined sample makes its whole interval undefined.
+    By hand, because scipy's bootstrap refuses a single thing, and one undefined sample makes its interval undefined.
 
     Args:
         statistic: which things were drawn, by index, to one figure or several.

@@ -180,7 +180,7 @@ class StoredTensor:
 def stored_tensors(directory: Path, *, max_bytes: int | None = None) -> Iterator[StoredTensor]:
     """The tensors of a directory's safetensors, by file and name, at most `max_bytes` of each read.
 
-    From the files' headers, because the library gives arrays, and numpy has no bfloat16: bytes are all that hashes need.
+    From the files' headers: the library gives arrays, numpy has no bfloat16, and bytes are all that hashes need.
     """
     for file in sorted(directory.glob("*.safetensors")):
         with file.open("rb") as raw:

@@ -51,8 +51,9 @@ def written_aside(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     The block makes a file there, or a directory, which takes the place of an older one by `replace_directory`.
 
     Args:
-        one_writer: nobody else writes `path` meanwhile. The temporary path is `temporary_of` then, which others may write into,
-            and what a writer that was killed left there is removed first. Otherwise the name is this thread's own.
+        one_writer: nobody else writes `path` meanwhile. The temporary path is `temporary_of` then, which others may
+            write into, and what a writer that was killed left there is removed first. Otherwise the name is this
+            thread's own.
     """
     own = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary = temporary_of(path) if one_writer else own

@@ -48,7 +48,7 @@ class SignalSource(Protocol):
         ...
 
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
-        """Largest logit difference between packed and separate judging on some leaves of one side's request."""
+        """Largest logit difference between packed and separate judging on some branches of one side's request."""
         ...
 
 

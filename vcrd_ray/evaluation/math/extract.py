@@ -1,6 +1,7 @@
 """Text of a reply -> the answer it states, by the rules of Qwen2.5-Math's evaluation. Knows nothing of golds.
 
-Linear in the length of the reply. Normalising (`strip_string`) is not, so that it belongs into a process with a time limit.
+Linear in the length of the reply. Normalising (`strip_string`) is not, so that it belongs into a process with a time
+limit.
 """
 
 from __future__ import annotations
