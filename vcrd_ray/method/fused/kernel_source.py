@@ -63,7 +63,7 @@ def _logits(row_ptr, start, vocab_size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _log_sums(student_ptr, teacher_ptr, vocab_size, BLOCK: tl.constexpr):
-    """(largest logit, ln of the sum of exp(logit - largest)) of student and teacher; the first largest student token."""
+    """(largest logit, ln of the sum of exp(logit - largest)) of both sides; the first largest token of the student."""
     q_max, q_sum, p_max, p_sum = float("-inf"), 0.0, float("-inf"), 0.0
     argmax = 0
     for start in range(0, vocab_size, BLOCK):
