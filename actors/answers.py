@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,30 +61,49 @@ def answer_all(
     log = directory.with_name(f"{directory.name}.log.jsonl")
     asked = [(prompt, sample) for sample in range(samples) for prompt in prompts]
     batches = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
-    files = [directory / f"batch-{i:05d}.jsonl" for i in range(len(batches))]
-    missing = [index for index, file in enumerate(files) if not file.exists()]
+    index_of = {directory / f"batch-{i:05d}.jsonl": i for i in range(len(batches))}
+    kept = {file for file in index_of if file.exists()}
+
+    def answers(file: Path, rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+        pairs = zip(batches[index_of[file]], rollouts, strict=True)
+        return [_answer(prompt.id, sample, rollout, tokenizer).model_dump() for (prompt, sample), rollout in pairs]
+
+    # Samples of one question are drawn apart by their names.
+    named = {file: [_renamed(*one) for one in batches[index]] for file, index in index_of.items()}
+    for file, rows in ask_once(pool, named, sampling, rows_of=answers):
+        index = index_of[file]
+        batch = AnsweredBatch(index=index, answers=[Answer.model_validate(row) for row in rows], kept=file in kept)
+        if not batch.kept:
+            with log.open("a", encoding="utf-8") as lines:
+                row = {"batch": index, "time": time.time(), "answers": len(rows), "tokens": batch.num_tokens}
+                lines.write(json.dumps(row) + "\n")
+        yield batch
+
+
+def ask_once(
+    pool: Pool,
+    batches: Mapping[Path, Sequence[Prompt]],
+    sampling: SamplingSection,
+    *,
+    rows_of: Callable[[Path, list[Rollout]], list[dict[str, Any]]],
+) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Each batch's file with its rows: of those on disk first, then of the others as they are answered and written.
+
+    Args:
+        batches: prompts of one generate call, by the file that keeps what came of them.
+        rows_of: what is kept of a batch's responses.
+    """
+    missing = {file: prompts for file, prompts in batches.items() if not file.exists()}
     # All are asked for before anything is handed on: what is done with kept batches must not hold up the engines.
-    waiting = {}
-    for index in missing:
-        # Samples of one question are drawn apart by their names.
-        named = [_renamed(prompt, sample) for prompt, sample in batches[index]]
-        waiting[pool.pick().generate.remote(named, sampling)] = index
-    for index in sorted(set(range(len(batches))) - set(missing)):
-        rows = read_jsonl(files[index])
-        yield AnsweredBatch(index=index, answers=[Answer.model_validate(row) for row in rows], kept=True)
+    waiting = {pool.pick().generate.remote(list(prompts), sampling): file for file, prompts in missing.items()}
+    for file in sorted(batches.keys() - missing.keys()):
+        yield file, read_jsonl(file)
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        index = waiting.pop(ready)
-        answers = [
-            _answer(prompt.id, sample, rollout, tokenizer)
-            for (prompt, sample), rollout in zip(batches[index], ray.get(ready), strict=True)
-        ]
-        write_text(files[index], "".join(json.dumps(answer.model_dump()) + "\n" for answer in answers))
-        made = AnsweredBatch(index=index, answers=answers, kept=False)
-        with log.open("a", encoding="utf-8") as lines:
-            row = {"batch": index, "time": time.time(), "answers": len(answers), "tokens": made.num_tokens}
-            lines.write(json.dumps(row) + "\n")
-        yield made
+        file = waiting.pop(ready)
+        rows = rows_of(file, ray.get(ready))
+        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+        yield file, rows
 
 
 def harness_pool(config: Config, model: str) -> Pool:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cli import run_main
+from vcrd_ray.config.base import CONFIDENCE
 from vcrd_ray.evaluation.comparison import SetComparison, compare_evaluations
 from vcrd_ray.runs.files import write_text
 
@@ -63,7 +64,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("first", type=Path, help="folder that jobs.evaluate --suites wrote")
     parser.add_argument("second", type=Path, help="another one")
     parser.add_argument("--out", type=Path, help="page to write (default: compare.html in the second folder)")
-    parser.add_argument("--confidence", type=float, default=0.95, help="level of the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--confidence", type=float, default=CONFIDENCE, help="level of the intervals (default: %(default)s)"
+    )
     flags = parser.parse_args(argv)
     found = compare_evaluations(flags.first, flags.second, confidence=flags.confidence)
     names = _names(flags.first, flags.second)

@@ -39,9 +39,7 @@ _UPDATES, _WARM_UP = 6, 3
 class SlowJudge:
     """Takes its time, and no processor, over every request: so what is waited for does not depend on the machine."""
 
-    profile = JudgeProfile(
-        fingerprint="slow", family="test", scores="token", vocabulary="policy", reads="", trained_on=""
-    )
+    profile = JudgeProfile(fingerprint="slow", family="test", scores="token", reads="", trained_on="")
 
     def score(self, request: JudgeRequest) -> JudgeScores:
         seconds = 0.4

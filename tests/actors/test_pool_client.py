@@ -485,9 +485,7 @@ def test_a_run_ends_with_a_warning_of_what_was_set_aside_before_and_after_a_resu
 class MortalJudge:
     """Answers at once; the process dies of questions in `deadly`."""
 
-    profile = JudgeProfile(
-        fingerprint="mortal", family="test", scores="token", vocabulary="policy", reads="", trained_on=""
-    )
+    profile = JudgeProfile(fingerprint="mortal", family="test", scores="token", reads="", trained_on="")
 
     def __init__(self, deadly: frozenset[str]) -> None:
         self._deadly = deadly

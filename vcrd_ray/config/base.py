@@ -10,6 +10,15 @@ from pydantic.config import JsonDict
 
 DType = Literal["float32", "bfloat16"]
 
+CONFIDENCE = 0.95
+"""Level of every interval whose level nobody has set."""
+
+ROUNDING: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.2}
+"""By how much, in nats or as a logit, two ways to compute the same may differ by rounding alone: seen, with room."""
+
+ROUNDING_WORDS = ", ".join(f"{bound:g} in {dtype}" for dtype, bound in ROUNDING.items())
+"""The same in a description."""
+
 FREE_TO_CHANGE: JsonDict = {"free_to_change": True}
 """`json_schema_extra` of what says how or where a run is carried out, not what it computes: a resumed run may change it."""
 

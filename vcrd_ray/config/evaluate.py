@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, Section
+from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.instruct import InstructSection
 
@@ -191,7 +191,7 @@ class EvaluateSection(Section):
     sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
     batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")
     replicas: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Engine actors")
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the Wilson interval")
+    confidence: float = Field(default=CONFIDENCE, gt=0, lt=1, description="Level of the Wilson interval")
     math: MathSection = MathSection()
     code: CodeSection = CodeSection()
     instruct: InstructSuiteSection = InstructSuiteSection()

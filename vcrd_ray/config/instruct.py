@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vcrd_ray.config.base import CONFIDENCE
+
 AskedOrder = Literal["both", "model_first", "reference_first", "drawn"]
 Scheme = Literal["mean", "disagreement_is_tie"]
 Parsing = Literal["reference", "strict"]
@@ -128,7 +130,7 @@ class InstructSection(_Section):
         default="reference",
         description="reference: the first of [[A]], [[B]], [[C]] that stands anywhere, as published; strict: the last verdict",
     )
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the intervals")
+    confidence: float = Field(default=CONFIDENCE, gt=0, lt=1, description="Level of the intervals")
 
     @model_validator(mode="after")
     def _scheme_has_its_orders(self) -> Self:

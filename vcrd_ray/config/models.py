@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, DType, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, ROUNDING, ROUNDING_WORDS, DType, Section
 
 
 class LoraSection(Section):
@@ -169,13 +169,13 @@ class JudgePool(ActorPool):
         json_schema_extra=FREE_TO_CHANGE,
         default=2,
         ge=1,
-        description="A request that this many judge processes died of is set aside: its tokens get weight 1",
+        description="A request that this many judge processes died of is quarantined: its tokens get weight 1",
     )
     max_set_aside: int = Field(
         json_schema_extra=FREE_TO_CHANGE,
         default=10,
         ge=0,
-        description="Stop when a rank has more requests set aside than this: the judge dies of too much",
+        description="Stop when a rank has more quarantined requests than this: the judge dies of too much",
     )
     merge_requests: int = Field(
         default=1,
@@ -188,8 +188,8 @@ class JudgePool(ActorPool):
     def _blame_must_be_told_from_company(self) -> JudgePool:
         if self.merge_requests > 1 and self.max_crashes < 2:
             raise ValueError(
-                "judge.max_crashes 1 with judge.merge_requests above 1 would set aside every request of a pass for one that"
-                " is bad: set max_crashes to 2, so that each is tried alone first"
+                "judge.max_crashes 1 with judge.merge_requests above 1 would quarantine every request of a pass for one"
+                " that is bad: set max_crashes to 2, so that each is tried alone first"
             )
         return self
 
@@ -206,14 +206,14 @@ class ModelJudge(JudgePool):
     self_check_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="Largest logit difference of packed and separate scoring on the first batch; none: 1e-3, bfloat16 0.2",
+        description="Largest logit difference of packed and separate scoring on the first batch;"
+        f" none: {ROUNDING_WORDS}",
     )
 
     @property
     def tolerance(self) -> float:
-        """The bound of the self-check: what rounding alone was seen to do in this type, with room."""
-        default = 0.2 if self.dtype == "bfloat16" else 1e-3
-        return default if self.self_check_tolerance is None else self.self_check_tolerance
+        """The bound of the self-check."""
+        return ROUNDING[self.dtype] if self.self_check_tolerance is None else self.self_check_tolerance
 
 
 class PackedJudge(ModelJudge):

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE
+from vcrd_ray.config.base import FREE_TO_CHANGE, ROUNDING_WORDS
 from vcrd_ray.config.models import EnginePool
 
 
@@ -49,7 +49,7 @@ class RefreshSection(EnginePool):
         default=None,
         gt=0,
         description="Largest difference, in nats, of a canary token's log-probability between trainer and rollout actor;"
-        " none: 0.001 in float32, 0.2 in bfloat16",
+        f" none: {ROUNDING_WORDS}",
     )
 
     @property

@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     """Most pairs of one prompt."""
     num_prompts: int
     rejects: dict[str, int]
-    """How many rows and prompts were put aside, by kind."""
+    """How many rows and prompts were rejected, by kind."""
     blocks: tuple[int, ...]
     """Pairs in each part."""
     prompts: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from vcrd_ray.data.problems import write_rejects
 from vcrd_ray.data.rollouts import SCHEMA, read_parts, read_totals, write_part, write_timing
 from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs.files import read_jsonl, write_json
+from vcrd_ray.runs.files import read_jsonl, write_json, written_aside
 
 _SAME = ("teacher", "student", "tokenizer", "template", "prompt", "sampling")
 
@@ -75,15 +73,9 @@ def merge_rollouts(out: Path, directories: Sequence[Path], *, drop_duplicates: b
     manifests = [read_manifest(directory) for directory in directories]
     for directory, manifest in zip(directories, manifests, strict=True):
         _check_same(directories[0], manifests[0], directory, manifest)
-    aside = out.with_name(f".{out.name}.merging")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "parts").mkdir(parents=True)
-    try:
-        made = _merge_into(aside, directories, manifests, drop_duplicates=drop_duplicates)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return made
+    with written_aside(out, one_writer=True) as temporary:
+        (temporary / "parts").mkdir(parents=True)
+        return _merge_into(temporary, directories, manifests, drop_duplicates=drop_duplicates)
 
 
 def _check_same(first: Path, wanted: Manifest, directory: Path, found: Manifest) -> None:

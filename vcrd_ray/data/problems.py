@@ -1,4 +1,4 @@
-"""Sections of the config -> problems, policy prompts and gold examples. What is put aside is kept with its reason.
+"""Sections of the config -> problems, policy prompts and gold examples. What is rejected is kept with its reason.
 
 Knows nothing of models beyond their tokenizer.
 """
@@ -74,7 +74,7 @@ def check_problems(section: Prompts, *, fetch: bool = True) -> list[str]:
 
 
 def read_problems(section: Prompts, world: WorldConfig) -> tuple[list[Problem], list[Reject]]:
-    """All problems of a section, and what was put aside.
+    """All problems of a section, and what was rejected.
 
     Raises:
         DataError: a data set is missing, nothing usable is in it, too many rows are malformed, or it is too small.
@@ -103,7 +103,7 @@ def _tiny_problem(section: TinyPrompts, world: WorldConfig, index: int) -> Probl
 def read_prompts(
     section: RolloutsSection, prompt: PromptSection, world: WorldConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Prompt], list[Reject]]:
-    """The prompts that responses are made to, each question once, and all that was put aside.
+    """The prompts that responses are made to, each question once, and all that was rejected.
 
     Raises:
         DataError: as `read_problems` and `tokenize_prompts`.
@@ -222,7 +222,7 @@ def count_rejects(rejects: Sequence[Reject]) -> dict[str, int]:
 
 
 def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
-    """What was put aside with its kind and reason as JSON Lines; no file where nothing was rejected."""
+    """What was rejected with its kind and reason as JSON Lines; no file where nothing was rejected."""
     if rejects:
         write_text(
             path, "".join(json.dumps({"kind": r.kind, "reason": r.reason, "row": r.row}) + "\n" for r in rejects)

@@ -1,8 +1,8 @@
 """Rollouts on disk: Parquet parts with a manifest that says what made them. Knows nothing of models or Ray.
 
-<directory>/manifest.json   fingerprints, template, sampling, seeds, sizes of the blocks, counts of what was put aside
+<directory>/manifest.json   fingerprints, template, sampling, seeds, sizes of the blocks, counts of rejects
 <directory>/parts/block-00000.parquet ...   one complete block of pairs each; its footer holds its totals
-<directory>/rejects.jsonl   rows and prompts that were put aside, with kinds and reasons
+<directory>/rejects.jsonl   rejected rows and prompts, with kinds and reasons
 <directory>/timing.json   totals over all parts
 """
 
@@ -35,7 +35,7 @@ from vcrd_ray.data.manifest import (
 )
 from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs.files import write_json
+from vcrd_ray.runs.files import write_json, written_aside
 from vcrd_ray.types import SIDES, Prompt, Rollout, RolloutPair
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def write_block(
     *,
     seconds: tuple[float, float] = (0.0, 0.0),
 ) -> PartTotals:
-    """Write one block aside and rename it: a part that exists is complete.
+    """Write one block, `written_aside`: a part that exists is complete.
 
     Args:
         prompts: one for each pair, under the pair's id.
@@ -151,13 +151,10 @@ def write_part(directory: Path, block: int, table: pa.Table, *, seconds: tuple[f
         for side, spent in zip(SIDES, seconds, strict=True)
     }
     totals = PartTotals(pairs=table.num_rows, **sides)
-    final = part_path(directory, block)
-    aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
+    with written_aside(part_path(directory, block)) as temporary, temporary.open("wb") as file:
         pq.write_table(table.replace_schema_metadata({_TOTALS: totals.model_dump_json()}), file)
         file.flush()
         os.fsync(file.fileno())  # a rename must not reach the disk before the content
-    os.replace(aside, final)
     return totals
 
 
@@ -188,7 +185,7 @@ def write_timing(directory: Path, num_blocks: int, *, seconds: float) -> None:
 def read_pairs(
     directory: Path, *, teacher: str, tokenizer: str, vocab_size: int, max_length: int
 ) -> tuple[list[RolloutPair], list[Reject]]:
-    """All usable pairs, in the order of the prompts, and the rows that were put aside.
+    """All usable pairs, in the order of the prompts, and the rejected rows.
 
     Raises:
         DataError: incomplete, made with another teacher or tokenizer, unreadable, or nothing usable in it.

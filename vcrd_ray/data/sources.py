@@ -1,4 +1,4 @@
-"""Rows of a file or of a data set -> problems. A malformed row is put aside with its reason, never dropped.
+"""Rows of a file or of a data set -> problems. A malformed row is rejected with its reason, never dropped.
 
 Knows nothing of file formats, tokenizers or models.
 """
@@ -26,7 +26,7 @@ RejectKind = Literal[
     "no_solution",
     "unusable",
 ]
-"""Why something was put aside, as it is counted. `unusable`: a rollout pair that cannot be trained on."""
+"""Why something was rejected, as it is counted. `unusable`: a rollout pair that cannot be trained on."""
 
 _BAD_ROW_TEXT = 2000  # characters of a rejected row that are kept
 
@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reject:
-    """Something that was put aside."""
+    """Something that was rejected."""
 
     row: str
     reason: str
@@ -74,7 +74,7 @@ def check_rows(section: RowsPrompts, *, fetch: bool = True) -> bool:
 
 
 def read_rows(section: RowsPrompts) -> tuple[list[Problem], list[Reject]]:
-    """The problems of a data set, shuffled and cut out as asked, and the rows that were put aside.
+    """The problems of a data set, shuffled and cut out as asked, and the rejected rows.
 
     An id is the data set's name and the row's number in it, whatever the order.
 

@@ -11,6 +11,8 @@ from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, Tea
 
 Use = Literal["generate", "annotate"]
 """What a process holds an engine for."""
+TEACHER_CHUNK_TOKENS = 256
+"""Tokens whose logits exist at a time when a teacher annotates."""
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcrd_ray.engines import TEACHER_CHUNK_TOKENS
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.wire import to_wire
@@ -21,9 +22,6 @@ from vcrd_ray.types import (
     TeacherStates,
     TeacherTopK,
 )
-
-_CHUNK_ROWS = 256
-"""Tokens whose logits exist at a time."""
 
 
 def teacher_signals(
@@ -93,4 +91,4 @@ def _logits(hidden: Tensor, head: Tensor) -> Tensor:
 
 
 def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, start + _CHUNK_ROWS) for start in range(0, n, _CHUNK_ROWS))
+    return (slice(start, start + TEACHER_CHUNK_TOKENS) for start in range(0, n, TEACHER_CHUNK_TOKENS))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.evaluation.answers import Graded
 from vcrd_ray.evaluation.math.passk import Samples, mean_mean_at_k, mean_pass_at_k
-from vcrd_ray.evaluation.statistics import bootstrap_interval
+from vcrd_ray.evaluation.statistics import mean_interval
 from vcrd_ray.runs.files import write_json
 
 Backend = Literal["own", "lm-eval"]
@@ -100,7 +100,7 @@ def _metric(
         # Answers to one question are alike: questions, not answers, are what is drawn anew.
         shares = [c.num_correct / c.num_samples for c in counts]
         value = sum(shares) / len(shares)
-        low, high = bootstrap_interval(shares, confidence=confidence)
+        low, high = mean_interval(shares, confidence=confidence)
     return MetricFigures(
         metric=metric,
         value=value,

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 
+Floats = npt.NDArray[np.float64]
+_RESAMPLES = 10_000
+
 
 def bootstrap_interval(
-    values: Sequence[float], *, confidence: float, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentiles of the mean over samples drawn with replacement.
+    statistic: Callable[[npt.NDArray[np.int64]], npt.ArrayLike],
+    num: int,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> tuple[Floats, Floats]:
+    """Percentiles of a statistic over samples drawn with replacement; samples where it is undefined (NaN) are left out.
+
+    By hand, because scipy's bootstrap refuses a single thing, and one undefined sample makes its interval undefined.
+
+    Args:
+        statistic: which things were drawn, by index, to one figure or several.
+        num: things to draw from, and things in a sample.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.array([statistic(rng.integers(num, size=num)) for _ in range(resamples)])
+    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
+
+
+def mean_interval(values: Sequence[float], *, confidence: float) -> tuple[float, float]:
+    """`bootstrap_interval` of the mean.
 
     Raises:
         ValueError: there are no values.
     """
     if not values:
         raise ValueError("no values to take a mean of")
-    array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
-    means = np.array([array[rng.integers(0, len(array), len(array))].mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    array = np.asarray(values, dtype=np.float64)
+    low, high = bootstrap_interval(
+        lambda drawn: array[drawn].mean(), len(array), confidence=confidence, resamples=_RESAMPLES, seed=0
+    )
     return float(low), float(high)
 
 
@@ -58,7 +83,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, confid
         raise ValueError(f"{len(first)} and {len(second)} questions cannot be paired")
     differences = [b - a for a, b in zip(first, second, strict=True)]
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    low, high = bootstrap_interval(differences, confidence=confidence)
+    low, high = mean_interval(differences, confidence=confidence)
     num = len(differences)
     # At least one question must be seen to differ: with none the spread is not known to be nothing.
     spread = sqrt(max(sum(d * d for d in differences), 1.0) / num)

@@ -34,7 +34,7 @@ class ScoreStore:
     """Logits by key, at most `max_bytes` of them; the least recently used are dropped. Safe for several processes."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        """Open the file at `path`, or make it. One that is no such store is set aside and begun anew.
+        """Open the file at `path`, or make it. One that is no such store is renamed and begun anew.
 
         Raises:
             sqlite3.OperationalError, OSError: the file is well or out of reach, but cannot be opened now.
@@ -49,11 +49,11 @@ class ScoreStore:
         except sqlite3.OperationalError:
             raise  # locked, unreachable, no space: nothing that says that the file is damaged
         except sqlite3.DatabaseError as error:
-            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-            path.rename(aside)
+            damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            path.rename(damaged)
             for log in ("-wal", "-shm"):
                 path.with_name(path.name + log).unlink(missing_ok=True)
-            _LOG.warning("%s is no readable score cache (%s): kept as %s, begun anew", path, error, aside.name)
+            _LOG.warning("%s is no readable score cache (%s): kept as %s, begun anew", path, error, damaged.name)
             self._connection = self._open()
 
     def get(self, keys: Sequence[bytes]) -> list[tuple[FloatArray, FloatArray] | None]:

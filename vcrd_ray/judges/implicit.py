@@ -20,22 +20,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vcrd_ray.errors import ModelError
-from vcrd_ray.judges import Judge, JudgeProfile
+from vcrd_ray.judges import IMPLICIT_CHUNK_TOKENS, Judge, JudgeProfile
 from vcrd_ray.judges.checkpoint import judge_fingerprint
 from vcrd_ray.judges.language_model import LanguageModel, load_language_model
 from vcrd_ray.judges.self_check import largest_difference
+from vcrd_ray.method.fused import fused_token_logp
 from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint
 from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
 _CACHED_PROMPTS = 4096
-_CHUNK_ROWS = 512
-"""Positions whose logits exist at a time: 0.3 GB for a vocabulary of 152,000."""
 
 
 def load_implicit_judge(
@@ -71,29 +68,11 @@ def load_implicit_judge(
             ),
             family="implicit",
             scores="token",
-            vocabulary="policy",
             reads="at every token, as a log-ratio of two models",
             trained_on="answers; it assigns credit to tokens by itself",
         ),
         max_batch_tokens=max_batch_tokens,
     )
-
-
-@torch.no_grad()
-def chosen_logp(
-    hidden: Float[Tensor, "n d"],
-    head: Float[Tensor, "v d"],
-    chosen: Int[Tensor, "n k"],
-    *,
-    chunk_rows: int = _CHUNK_ROWS,
-) -> Float[Tensor, "n k"]:
-    """ln pi of k tokens a row in float32; the logits of `chunk_rows` rows exist at a time."""
-    values = torch.empty(chosen.shape, dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(hidden), chunk_rows):
-        rows = slice(start, start + chunk_rows)
-        logits = hidden[rows].float() @ head.T
-        values[rows] = logits.gather(1, chosen[rows]) - logits.logsumexp(-1, keepdim=True)
-    return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -252,7 +231,16 @@ class ImplicitJudge(Judge):
         at = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
         tokens = torch.from_numpy(chosen.astype(np.int64)).to(device)
         # One after the other: the states of both never exist at once.
-        model, reference = (chosen_logp(m.states(inputs)[at], m.head, tokens) for m in self._models)
+        model, reference = (
+            fused_token_logp(
+                hidden=m.states(inputs)[at],
+                head=m.head,
+                tokens=tokens,
+                vocab_size=len(m.head),
+                chunk_rows=IMPLICIT_CHUNK_TOKENS,
+            )
+            for m in self._models
+        )
         ratio: FloatArray = (self._beta * (model - reference)).cpu().numpy()
         return ratio
 

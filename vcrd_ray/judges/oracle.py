@@ -31,7 +31,6 @@ class OracleJudge(Judge):
             fingerprint=f"tiny-oracle-{confidence}",
             family="oracle",
             scores="token",
-            vocabulary="policy",
             reads="at the token itself",
             trained_on="every token: it knows the rules",
         )

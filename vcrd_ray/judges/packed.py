@@ -52,7 +52,7 @@ class PackedJudge(Judge):
         reading: JudgeFormat,
         profile: JudgeProfile,
         max_batch_tokens: int,
-        attention: AttentionKind | Literal["auto"] = "auto",
+        attention: AttentionKind | Literal["auto"],
     ) -> None:
         """Take a model that is loaded and on its device.
 

@@ -46,7 +46,7 @@ def load_qwen_prm_judge(
     separator: str,
     system: str,
     policy_tokenizer: PreTrainedTokenizerBase,
-    attention: AttentionKind | Literal["auto"] = "auto",
+    attention: AttentionKind | Literal["auto"],
 ) -> PackedJudge:
     """Judge of a checkpoint directory, for token ids of a policy.
 
@@ -88,7 +88,6 @@ def load_qwen_prm_judge(
             ),
             family="qwen_prm",
             scores="token",
-            vocabulary="policy",
             reads="at a separator behind the token",
             trained_on="the separator behind a step",
         ),

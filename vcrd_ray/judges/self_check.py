@@ -9,6 +9,9 @@ import numpy as np
 from vcrd_ray.judges.packed_trees import BoolArray
 from vcrd_ray.types import FloatArray, JudgeScores
 
+NUM_BRANCHES = 8
+"""Branches that a run compares on its first batch."""
+
 
 def largest_difference(
     scores: JudgeScores,

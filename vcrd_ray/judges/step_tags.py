@@ -77,7 +77,6 @@ def load_step_tags_judge(
             fingerprint=judge_fingerprint(directory, *parts),
             family="step_tags",
             scores="step",
-            vocabulary="own",
             reads=reads,
             trained_on="the verdict behind a step",
         ),

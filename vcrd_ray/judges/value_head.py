@@ -42,7 +42,7 @@ def load_value_head_judge(
     device: str | torch.device,
     special_ids: Collection[int],
     max_batch_tokens: int,
-    attention: AttentionKind | Literal["auto"] = "auto",
+    attention: AttentionKind | Literal["auto"],
 ) -> PackedJudge:
     """Judge of a checkpoint directory, the backbone in `dtype` ("float32", "bfloat16").
 
@@ -81,7 +81,6 @@ def value_head_profile(fingerprint: str, *, trained_on: str) -> JudgeProfile:
         fingerprint=fingerprint,
         family="value_head",
         scores="token",
-        vocabulary="policy",
         reads="at the token itself",
         trained_on=trained_on,
     )

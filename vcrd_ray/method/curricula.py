@@ -63,14 +63,12 @@ def gradual_factors(*, progress: float) -> tuple[float, float]:
     return 2 - b, b
 
 
-def adaptive_alpha(
-    difference: Float[Tensor, " s"], *, anchor: float, base: float, floor: float = ALPHA_FLOOR
-) -> Float[Tensor, " s"]:
-    """DistiLLM-2's skew of each sequence: clip(1 - (1 - base) anchor / (difference + 1e-5), floor, base). [s]
+def adaptive_alpha(difference: Float[Tensor, " s"], *, anchor: float, base: float) -> Float[Tensor, " s"]:
+    """DistiLLM-2's skew of each sequence: clip(1 - (1 - base) anchor / (difference + 1e-5), `ALPHA_FLOOR`, base). [s]
 
     Args:
         difference: how much more probable a response is to its owner than to the other model, both as exp of the mean
             log-probability of its tokens.
         anchor: what that difference is in the first update, on average.
     """
-    return (1 - (1 - base) * anchor / (difference + 1e-5)).clamp(min(floor, base), base)
+    return (1 - (1 - base) * anchor / (difference + 1e-5)).clamp(min(ALPHA_FLOOR, base), base)

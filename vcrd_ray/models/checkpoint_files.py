@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.runs.storage import is_remote, local_copy
+from vcrd_ray.tiny import CHECKPOINTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TINY_PREFIX = "tiny:"
-_TINY_CHECKPOINTS = Path(__file__).resolve().parents[1] / "tiny" / "checkpoints"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Enough of each tensor to tell two checkpoints apart without reading tens of gigabytes.
 _FINGERPRINT_BYTES = 65536
@@ -37,9 +39,9 @@ def resolve_model(path: str) -> Path:
     if is_remote(path):
         return _check_directory(local_copy(path))
     if path.startswith(TINY_PREFIX):
-        directory = _TINY_CHECKPOINTS / path.removeprefix(TINY_PREFIX)
+        directory = CHECKPOINTS / path.removeprefix(TINY_PREFIX)
         if not directory.is_dir():
-            names = sorted(p.name for p in _TINY_CHECKPOINTS.iterdir() if p.is_dir())
+            names = sorted(p.name for p in CHECKPOINTS.iterdir() if p.is_dir())
             raise ModelError(
                 f"{path}: no such shipped checkpoint; there are {', '.join(TINY_PREFIX + n for n in names)}"
             )
@@ -158,15 +160,43 @@ def model_fingerprint(path: Path) -> str:
     for volatile in ("_name_or_path", "transformers_version"):
         config.pop(volatile, None)
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for file in sorted(path.glob("*.safetensors")):
+    for tensor in stored_tensors(path, max_bytes=_FINGERPRINT_BYTES):
+        digest.update(tensor.name.encode() + tensor.content)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """A tensor as it lies in a safetensors file."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    num_bytes: int
+    content: bytes
+    """All of it, or its beginning."""
+
+
+def stored_tensors(directory: Path, *, max_bytes: int | None = None) -> Iterator[StoredTensor]:
+    """The tensors of a directory's safetensors, by file and name, at most `max_bytes` of each read.
+
+    From the files' headers: the library gives arrays, numpy has no bfloat16, and bytes are all that hashes need.
+    """
+    for file in sorted(directory.glob("*.safetensors")):
         with file.open("rb") as raw:
             header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
             start = raw.tell()
             for name in sorted(n for n in header if n != "__metadata__"):
                 begin, end = header[name]["data_offsets"]
                 raw.seek(start + begin)
-                digest.update(name.encode() + raw.read(min(end - begin, _FINGERPRINT_BYTES)))
-    return digest.hexdigest()[:16]
+                num_bytes = end - begin
+                yield StoredTensor(
+                    name=name,
+                    dtype=header[name]["dtype"],
+                    shape=header[name]["shape"],
+                    num_bytes=num_bytes,
+                    content=raw.read(num_bytes if max_bytes is None else min(num_bytes, max_bytes)),
+                )
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import CheckpointError, ModelError
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
-from vcrd_ray.runs.files import replace_directory
+from vcrd_ray.runs.files import written_aside
 
 
 class Student(nn.Module):
@@ -139,9 +138,7 @@ class Student(nn.Module):
     def _save(
         self, model: nn.Module, final: Path, *, tokenizer: bool, state: dict[str, torch.Tensor] | None = None
     ) -> None:
-        aside = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside, state_dict=state)  # type: ignore[operator]
-        if tokenizer:
-            self.tokenizer.save_pretrained(aside)
-        replace_directory(aside, final)
+        with written_aside(final, one_writer=True) as temporary:
+            model.save_pretrained(temporary, state_dict=state)  # type: ignore[operator]
+            if tokenizer:
+                self.tokenizer.save_pretrained(temporary)

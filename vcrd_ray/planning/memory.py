@@ -12,6 +12,8 @@ from vcrd_ray.config import Config
 from vcrd_ray.config.base import DType
 from vcrd_ray.config.models import EnginePool, ImplicitJudgeSection, LoraSection, ModelJudge
 from vcrd_ray.config.plan import HardwareSection
+from vcrd_ray.engines import TEACHER_CHUNK_TOKENS
+from vcrd_ray.judges import IMPLICIT_CHUNK_TOKENS
 from vcrd_ray.planning.hardware import gpu_bytes
 from vcrd_ray.planning.shapes import ModelShape
 
@@ -23,7 +25,6 @@ _BUCKET_NUMBERS = 500_000_000
 # Tensors of [chunk_rows, vocabulary] in float32 that live at the worst moment: both sides' logits and logarithms, and two
 # of the divergence's own. The Triton kernel needs fewer.
 _CHUNK_TENSORS = 6
-_TEACHER_CHUNK_ROWS = 256
 _TEACHER_CHUNK_TENSORS = 3
 
 
@@ -193,8 +194,8 @@ def teacher_items(config: Config, teacher: ModelShape) -> list[Item]:
         Item(what="one layer's forward", bytes=tokens * _forward_bytes(teacher, config.teacher.dtype)),
         Item(what="hidden states", bytes=2 * tokens * teacher.sizes.hidden_size * width),
         Item(
-            what=f"logits of {_TEACHER_CHUNK_ROWS} rows, {_TEACHER_CHUNK_TENSORS} tensors",
-            bytes=_TEACHER_CHUNK_TENSORS * chunk_bytes(rows=_TEACHER_CHUNK_ROWS, vocabulary=vocabulary),
+            what=f"logits of {TEACHER_CHUNK_TOKENS} rows, {_TEACHER_CHUNK_TENSORS} tensors",
+            bytes=_TEACHER_CHUNK_TENSORS * chunk_bytes(rows=TEACHER_CHUNK_TOKENS, vocabulary=vocabulary),
         ),
     ]
     if config.teacher.transport == "logits":
@@ -217,8 +218,8 @@ def judge_items(config: Config, judge: ModelShape, reference: ModelShape | None)
         items = [Item(what="weights", bytes=width * judge.body)]
     items.append(Item(what="one layer's forward", bytes=tokens * _forward_bytes(judge, section.dtype)))
     if isinstance(section, ImplicitJudgeSection):
-        chunk = chunk_bytes(rows=_TEACHER_CHUNK_ROWS, vocabulary=judge.sizes.vocab_size)
-        items.append(Item(what="logits of a chunk of rows", bytes=2 * chunk))
+        chunk = chunk_bytes(rows=IMPLICIT_CHUNK_TOKENS, vocabulary=judge.sizes.vocab_size)
+        items.append(Item(what="logits of a chunk of rows", bytes=chunk))
     return _with_workspace(items, config, section.gpus_per_replica)
 
 

@@ -205,10 +205,10 @@ class _Run:
                     yield times.step_s
                     self.step_ends[op.update] = self._now
 
-    def serve(self, servers: _Servers, replica: int, seconds: float, job: _Job, *, delay_s: float = 0.0) -> None:
+    def serve(self, servers: _Servers, replica: int, seconds: float, job: _Job) -> None:
         """A request arrives at a replica now."""
         answered = servers.work(replica, self._now, self._spread(seconds))
-        self._at(answered + delay_s, lambda: self.settle(job))
+        self._at(answered, lambda: self.settle(job))
 
     def settle(self, job: _Job) -> None:
         """A request is answered."""

@@ -16,6 +16,8 @@ from scipy import stats
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit
 
+from vcrd_ray.config.base import CONFIDENCE
+from vcrd_ray.evaluation.statistics import bootstrap_interval
 from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.calibrated import (
     POSITION_CLASSES,
@@ -81,22 +83,20 @@ def _auc(level: Integers, num_levels: int, right: Booleans, weight: Floats) -> f
 
 
 def auc_interval(reads: Reads, *, seed: int) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the AUC; NaN where it is undefined.
+    """Percentile bootstrap interval of the AUC; NaN where it is undefined.
 
     Whole prompts are resampled, because the responses to one prompt are right or wrong together.
     """
+    if _one_sided(reads.right):
+        return float("nan"), float("nan")
     levels, level = np.unique(reads.logit, return_inverse=True)
     prompts, prompt = np.unique(reads.prompt, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(_RESAMPLES):
-        drawn = np.bincount(rng.integers(len(prompts), size=len(prompts)), minlength=len(prompts))
-        value = _auc(level, len(levels), reads.right, drawn[prompt].astype(np.float64))
-        if not np.isnan(value):
-            found.append(value)
-    if not found:
-        return float("nan"), float("nan")
-    low, high = np.quantile(found, [0.025, 0.975])
+
+    def auc_of(drawn: Integers) -> float:
+        times = np.bincount(drawn, minlength=len(prompts))
+        return _auc(level, len(levels), reads.right, times[prompt].astype(np.float64))
+
+    low, high = bootstrap_interval(auc_of, len(prompts), confidence=CONFIDENCE, resamples=_RESAMPLES, seed=seed)
     return float(low), float(high)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from vcrd_ray.config.base import CONFIDENCE
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
@@ -67,5 +69,5 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean by Student's t."""
     if len(values) < 2:
         return float("nan"), float("nan")
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half

@@ -131,7 +131,7 @@ def read_checked(
     """Responses of prompts that have a gold answer, prompts in an order drawn by the seed.
 
     Returns:
-        The responses, how many others there are, and the pairs that were put aside.
+        The responses, how many others there are, and the rejected pairs.
 
     Raises:
         DataError: unusable rollouts, or none with a gold answer.

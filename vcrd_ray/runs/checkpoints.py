@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress: written aside, renamed when complete, the newest complete one found again.
+"""Checkpoints of a run in progress: written aside, the newest complete one found again.
 
 Knows nothing of what is in them but a small record of how far the run was.
 
@@ -17,11 +17,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vcrd_ray.errors import CheckpointError, StorageError
-from vcrd_ray.runs.files import read_text, replace_directory, write_json
+from vcrd_ray.runs.files import read_text, temporary_of, write_json, written_aside
 from vcrd_ray.runs.storage import Store
 
 _RECORD = "record.json"
@@ -80,10 +81,8 @@ class CheckpointManager:
         if not same or not all(
             (self.local / numbers[-1] / name).is_file() for name in store.within(numbers[-1]).files()
         ):
-            aside = self.local / f".{numbers[-1]}.tmp"
-            shutil.rmtree(aside, ignore_errors=True)
-            store.pull(numbers[-1], aside)
-            replace_directory(aside, self.local / numbers[-1])
+            with written_aside(self.local / numbers[-1], one_writer=True) as temporary:
+                store.pull(numbers[-1], temporary)
 
     def complete(self) -> list[int]:
         """The next update of every checkpoint here that a run can go on from."""
@@ -99,35 +98,38 @@ class CheckpointManager:
             CheckpointError: the disk or the store is full or refuses; earlier checkpoints are as they were.
         """
         final = self.local / f"update-{record.next_update:06d}"
-        aside = self.local / f".{final.name}.tmp"
+        temporary = temporary_of(final)
         try:
+            with written_aside(final, one_writer=True) if self.leads else nullcontext():
+                self._write(temporary, final.name, record, write)
             if self.leads:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir(parents=True)
-            self.barrier()
-            write(aside)
-            self.barrier()
-            if self.store is not None and self.leads:
-                self.store.push(aside, final.name)
-            self.barrier()
-            if self.rank == 0:
-                write_json(aside / _RECORD, asdict(record))
-                if self.store is not None:
-                    self.store.push(aside / _RECORD, f"{final.name}/{_RECORD}")
-            if self.store is not None:
-                self.barrier()
-            if self.leads:
-                if self.store is not None and self.rank > 0:
-                    self.store.pull_file(f"{final.name}/{_RECORD}", aside / _RECORD)
-                replace_directory(aside, final)
                 self._prune()
             self.barrier()
         except (OSError, RuntimeError, StorageError) as error:
             # torch.save reports a full disk as a RuntimeError of its zip writer.
             if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
                 raise
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(self._not_written(final, error)) from error
+
+    def _write(self, temporary: Path, name: str, record: CheckpointRecord, write: Callable[[Path], None]) -> None:
+        """This rank's part of a checkpoint, and the record once all ranks have written theirs."""
+        if self.leads:
+            temporary.mkdir(parents=True)
+        self.barrier()
+        write(temporary)
+        self.barrier()
+        if self.store is not None and self.leads:
+            self.store.push(temporary, name)
+        self.barrier()
+        if self.rank == 0:
+            write_json(temporary / _RECORD, asdict(record))
+            if self.store is not None:
+                self.store.push(temporary / _RECORD, f"{name}/{_RECORD}")
+        if self.store is not None:
+            self.barrier()
+            if self.leads and self.rank > 0:
+                self.store.pull_file(f"{name}/{_RECORD}", temporary / _RECORD)
 
     def _prune(self) -> None:
         for old in sorted(self.local.glob("update-*"))[: -self.keep]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,9 @@ def parse_jsonl(text: str) -> list[dict[str, Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write aside and rename, so that a reader never sees half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a text file, `written_aside`."""
+    with written_aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,14 +44,50 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(plain, indent=2) + "\n")
 
 
-def replace_directory(aside: Path, final: Path) -> None:
+@contextmanager
+def written_aside(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed onto it when the block ends well, removed when it fails.
+
+    The block makes a file there, or a directory, which takes the place of an older one by `replace_directory`.
+
+    Args:
+        one_writer: nobody else writes `path` meanwhile. The temporary path is `temporary_of` then, which others may
+            write into, and what a writer that was killed left there is removed first. Otherwise the name is this
+            thread's own.
+    """
+    own = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = temporary_of(path) if one_writer else own
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            replace_directory(temporary, path)
+        else:
+            os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where the only writer of `path` writes it aside."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace_directory(complete: Path, final: Path) -> None:
     """Make a complete directory visible under its final name; an older one of that name is removed only afterwards."""
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     try:
         if final.exists():
             os.replace(final, old)
-        os.replace(aside, final)
+        os.replace(complete, final)
     except OSError as error:
         raise CheckpointError(f"{final}: could not be put in place: {error}") from error
     shutil.rmtree(old, ignore_errors=True)

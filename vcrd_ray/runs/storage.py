@@ -6,7 +6,6 @@ role. Knows nothing of what the files are.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ import filelock
 from pyarrow import fs
 
 from vcrd_ray.errors import StorageError
+from vcrd_ray.runs.files import written_aside
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class Store:
 
         def delete() -> None:
             path = _join(root, name)
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 kind = system.get_file_info(path).type
                 if kind == fs.FileType.Directory:
                     system.delete_dir(path)
@@ -160,27 +161,24 @@ class Store:
             self._make_parent(name)
             final = _join(root, name)
             # A mounted disk shows a file while it grows; object storage shows it whole or not at all.
-            aside = f"{final}.{os.getpid()}.tmp" if system.type_name == "local" else final
-            fs.copy_files(str(local), aside, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
-            if aside != final:
-                system.move(aside, final)
+            mounted = system.type_name == "local"
+            with written_aside(Path(final)) if mounted else nullcontext(final) as path:
+                fs.copy_files(
+                    str(local), str(path), source_filesystem=fs.LocalFileSystem(), destination_filesystem=system
+                )
 
         self._retried("written", name, copy)
 
     def _pull_file(self, name: str, local: Path) -> None:
         system, root = self.opened
         local.parent.mkdir(parents=True, exist_ok=True)
-        aside = local.with_name(f".{local.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
         def copy() -> None:
             source = _join(root, name)
-            fs.copy_files(source, str(aside), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
-            os.replace(aside, local)
+            with written_aside(local) as path:
+                fs.copy_files(source, str(path), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
 
-        try:
-            self._retried("read", name, copy)
-        finally:
-            aside.unlink(missing_ok=True)
+        self._retried("read", name, copy)
 
     def _make_parent(self, name: str) -> None:
         system, root = self.opened
@@ -273,7 +271,6 @@ def local_copy(uri: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root / f"{state}.lock"):
         if not directory.is_dir():
-            aside = root / f".{state}.tmp"
-            store.pull("", aside)
-            os.replace(aside, directory)
+            with written_aside(directory, one_writer=True) as temporary:
+                store.pull("", temporary)
     return directory

@@ -47,7 +47,7 @@ class Candidate:
 def read_candidates(
     directory: Path, *, side: Side, tokenizer: PreTrainedTokenizerBase, splitter: StepSplitter, max_length: int
 ) -> tuple[list[Candidate], list[Reject]]:
-    """All responses of one side, and the rows that training would put aside or that have no text.
+    """All responses of one side, and the rejects: rows that training would reject or that have no text.
 
     Raises:
         DataError: no rollouts there, incomplete, made with another tokenizer, or nothing usable in them.

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -23,7 +22,7 @@ from vcrd_ray.config.select import SelectSection
 from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id
 from vcrd_ray.data.rollouts import open_rollouts, read_parts, write_part
 from vcrd_ray.errors import DataError
-from vcrd_ray.runs.files import write_json
+from vcrd_ray.runs.files import write_json, written_aside
 
 _SELECTION = "selection.json"
 _SCORES = pa.schema(
@@ -146,7 +145,7 @@ def open_selection(directory: Path, selection: Selection) -> None:
 
 
 def write_scores(path: Path, responses: Sequence[Scored], *, kept: Sequence[int] | None = None) -> None:
-    """All scores as Parquet, with the column `kept` where it is known; written aside and renamed."""
+    """All scores as Parquet, with the column `kept` where it is known; written aside."""
     table = pa.Table.from_pylist([asdict(response) for response in responses], schema=_SCORES)
     if kept is not None:
         table = table.append_column("kept", pa.array(np.isin(np.arange(len(responses)), kept)))
@@ -186,6 +185,5 @@ def write_selected(directory: Path, selection: Selection, responses: Sequence[Sc
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, aside)
-    os.replace(aside, path)
+    with written_aside(path) as temporary:
+        pq.write_table(table, temporary)

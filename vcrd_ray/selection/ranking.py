@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from vcrd_ray.config.base import CONFIDENCE
 from vcrd_ray.errors import DataError
+from vcrd_ray.evaluation.statistics import bootstrap_interval
 from vcrd_ray.selection.scores import LOWER_IS_BETTER, ResponseScore
 
 _RESAMPLES = 2000
@@ -76,28 +78,34 @@ def rank_teachers(
             for name in names
         ]
     )
-    rng = np.random.default_rng(seed)
-    draws = [_quotients(parts[:, rng.integers(len(shared), size=len(shared))]) for _ in range(_RESAMPLES)]
-    means, drawn = _quotients(parts), np.array(draws)
     lower = score in LOWER_IS_BETTER
+    means = _quotients(parts)
     order = np.argsort(means if lower else -means, kind="stable")
-    differences = drawn - drawn[:, order[:1]]
-    ranked = []
-    for i in order:
-        low, high = np.quantile(drawn[:, i], [0.025, 0.975])
-        difference_low, difference_high = np.quantile(differences[:, i], [0.025, 0.975])
-        ranked.append(
-            RankedTeacher(
-                name=names[i],
-                num_prompts=len(scores[names[i]]),
-                mean=float(means[i]),
-                low=float(low),
-                high=float(high),
-                difference=float(means[i] - means[order[0]]),
-                difference_low=float(difference_low),
-                difference_high=float(difference_high),
-            )
+
+    def beside_the_best(means: Floats) -> Floats:
+        return np.stack([means, means - means[order[0]]])
+
+    (low, difference_low), (high, difference_high) = bootstrap_interval(
+        lambda drawn: beside_the_best(_quotients(parts[:, drawn])),
+        len(shared),
+        confidence=CONFIDENCE,
+        resamples=_RESAMPLES,
+        seed=seed,
+    )
+    means, difference = beside_the_best(means)
+    ranked = [
+        RankedTeacher(
+            name=names[i],
+            num_prompts=len(scores[names[i]]),
+            mean=float(means[i]),
+            low=float(low[i]),
+            high=float(high[i]),
+            difference=float(difference[i]),
+            difference_low=float(difference_low[i]),
+            difference_high=float(difference_high[i]),
         )
+        for i in order
+    ]
     return TeacherRanking(
         score=score, lower_is_better=lower, num_shared_prompts=len(shared), seed=seed, teachers=tuple(ranked)
     )

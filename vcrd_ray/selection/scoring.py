@@ -61,7 +61,7 @@ class Scoring:
         self._models: tuple[TokenScorer | None, TokenScorer | None] | None = None
 
     def candidates(self, directory: Path) -> tuple[list[Candidate], list[Reject]]:
-        """The responses of the configured side, and the rows that are put aside.
+        """The responses of the configured side, and the rejected rows.
 
         Raises:
             DataError: none is usable, or the score has nothing to go by in any of them.

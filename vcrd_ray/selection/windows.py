@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vcrd_ray.config.base import ROUNDING
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.packed_trees import PackedTrees, Tree, pack
@@ -28,8 +29,6 @@ from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.types import FloatArray, IntArray
 
 _CHECKED_DOCUMENTS = 4
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
-"""Difference in nats that rounding alone may make."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -132,7 +131,7 @@ class TokenScorer:
             float(np.nan_to_num(np.abs(p.logp - self.score_separately(d)), nan=np.inf).max())
             for p, d in zip(packed, chosen, strict=True)
         )
-        if difference > _TOLERANCE.get(self._model.dtype, min(_TOLERANCE.values())):
+        if difference > ROUNDING["bfloat16" if self._model.dtype == torch.bfloat16 else "float32"]:
             raise ModelError(
                 f"packed log-probabilities of {self._model.config.model_type} differ from those of separate forwards by"
                 f" {difference:.2g} nats: its attention or its logits are unusual (a sliding window, soft-capping), which"
@@ -174,10 +173,10 @@ class TokenScorer:
         logp = fused_token_logp(
             hidden=hidden,
             head=self._head,
-            tokens=tokens,
+            tokens=tokens[:, None],
             vocab_size=self._vocab_size,
             chunk_rows=self._chunk_rows,
-        )
+        )[:, 0]
         rank = token_ranks(hidden, self._head, tokens, chunk_rows=self._chunk_rows) if ranks else None
         cuts = np.cumsum([len(tree.trunk_index) for tree in trees])[:-1]
         logps = np.split(logp.cpu().numpy(), cuts)

@@ -5,5 +5,5 @@ Nothing is imported here, so that `import vcrd_ray.tiny` costs nothing and needs
 
 from pathlib import Path
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 """Folder of the shipped models: `teacher`, `teacher-weak`, `student-base`, `prm`."""

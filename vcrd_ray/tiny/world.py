@@ -88,10 +88,6 @@ class Problem:
     def answer(self) -> int:
         return Progress.at_start(self).answer(self)
 
-    @property
-    def num_steps(self) -> int:
-        return sum(len(p.changes) for p in self.people) + len(self.people) - 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from vcrd_ray.engines import Engine
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.requests import judge_request
+from vcrd_ray.judges.self_check import NUM_BRANCHES
 from vcrd_ray.types import IntArray, JudgeScores, PairBatch, Side, TeacherRequest, TeacherSignals
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class SignalSource(Protocol):
         ...
 
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
-        """Largest logit difference between packed and separate judging on some leaves of one side's request."""
+        """Largest logit difference between packed and separate judging on some branches of one side's request."""
         ...
 
 
@@ -104,7 +105,9 @@ class LocalSignals(SignalSource):
     def self_check(self, batch: PairBatch, side: Side, proposals: IntArray) -> float:
         assert self._judge is not None
         return self._judge.self_check(
-            judge_request(batch, side, proposals, only_at=self._only_at), num_branches=8, seed=self._request.seed
+            judge_request(batch, side, proposals, only_at=self._only_at),
+            num_branches=NUM_BRANCHES,
+            seed=self._request.seed,
         )
 
     def _score(self, batch: PairBatch, side: Side, proposals: IntArray) -> JudgeScores:

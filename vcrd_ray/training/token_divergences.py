@@ -129,7 +129,7 @@ class TokenDivergences:
     ) -> Divergence | PerSequenceSkew:
         assert isinstance(teacher, HiddenTeacher)
         span = batch.layout.span(side)
-        tokens = self._token_ids(batch, span)
+        tokens = self._token_ids(batch, span)[:, None]
 
         def logp(hidden: torch.Tensor, head: torch.Tensor) -> npt.NDArray[np.float32]:
             values: npt.NDArray[np.float32] = (
@@ -139,7 +139,7 @@ class TokenDivergences:
                     tokens=tokens,
                     vocab_size=self._vocab_size,
                     chunk_rows=self._chunk_rows,
-                )
+                )[:, 0]
                 .float()
                 .cpu()
                 .numpy()

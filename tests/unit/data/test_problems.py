@@ -1,4 +1,4 @@
-"""Data sets: what is read, what is put aside and why."""
+"""Data sets: what is read, what is rejected and why."""
 
 import json
 from pathlib import Path

@@ -48,7 +48,7 @@ def test_a_damaged_block_is_named(rollouts_dir: Path) -> None:
         read(rollouts_dir)
 
 
-def test_malformed_rows_are_put_aside(rollouts_dir: Path) -> None:
+def test_malformed_rows_are_rejected(rollouts_dir: Path) -> None:
     rows = pq.read_table(part_path(rollouts_dir, 0)).to_pylist()
     rows[1]["teacher_ids"] = []
     rows[2]["student_ids"] = [99_999]

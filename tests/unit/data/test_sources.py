@@ -1,4 +1,4 @@
-"""Data sets of rows: the same problems whatever the format, and every reason why a row is put aside."""
+"""Data sets of rows: the same problems whatever the format, and every reason why a row is rejected."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_malformed_chat_is_counted_by_its_reason(tmp_path: Path, row: object, 
     assert len(problems) == 1 and reject.kind == kind and said in reject.reason
 
 
-def test_nulls_of_a_column_are_put_aside(tmp_path: Path) -> None:
+def test_nulls_of_a_column_are_rejected(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [{"q": "x", "a": "y"}, {"q": None, "a": "y"}])
     _, (reject,) = read(ParquetPrompts(path=path, **KEYS, max_reject_share=0.5))
     assert reject.kind == "not_text" and json.loads(reject.row) == {"q": None, "a": "y"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 from vcrd_ray.data.accuracy import accuracy
 from vcrd_ray.evaluation.answers import Graded
 from vcrd_ray.evaluation.results import harness_results, summarize
-from vcrd_ray.evaluation.statistics import bootstrap_interval, paired_difference
+from vcrd_ray.evaluation.statistics import bootstrap_interval, mean_interval, paired_difference
 
 
 def graded(counts: list[int], samples: int) -> list[Graded]:
@@ -65,9 +65,40 @@ def test_the_harness_shape_names_metric_and_filter() -> None:
     assert row["pass@1,qwen"] == 0.5 and row["pass@1_stderr,qwen"] == pytest.approx(0.5 / 2**0.5)
 
 
+def test_the_bootstrap_of_several_figures_agrees_with_scipy_s() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(2, 80)) + 3
+
+    def quotients(drawn: np.ndarray) -> np.ndarray:
+        above, below = values[:, drawn].mean(1)
+        return np.array([above / below, below / above])
+
+    low, high = bootstrap_interval(quotients, 80, confidence=0.9, resamples=4000, seed=0)
+    for i, (above, below) in enumerate([values, values[::-1]]):
+        other = bootstrap(
+            (above, below),
+            lambda a, b, axis: a.mean(axis) / b.mean(axis),
+            paired=True,
+            method="percentile",
+            confidence_level=0.9,
+            n_resamples=4000,
+            rng=np.random.default_rng(0),
+        )
+        # A percentile of 4000 samples is known to about a thirtieth of the interval.
+        assert np.allclose((low[i], high[i]), other.confidence_interval, atol=(high[i] - low[i]) / 15)
+
+
+def test_samples_of_which_the_statistic_is_undefined_are_left_out_and_one_thing_is_an_interval() -> None:
+    low, high = bootstrap_interval(
+        lambda drawn: 1.0 if 0 in drawn else float("nan"), 3, confidence=0.9, resamples=100, seed=0
+    )
+    assert (low, high) == (1.0, 1.0)
+    assert mean_interval([0.5], confidence=0.9) == (0.5, 0.5)
+
+
 def test_the_bootstrap_agrees_with_the_normal_interval_where_that_is_right() -> None:
     values = np.random.default_rng(1).normal(3.0, 1.0, size=2000).tolist()
-    low, high = bootstrap_interval(values, confidence=0.95)
+    low, high = mean_interval(values, confidence=0.95)
     spread = 1.96 * float(np.std(values)) / 2000**0.5
     assert (low, high) == pytest.approx((np.mean(values) - spread, np.mean(values) + spread), abs=0.1 * spread)
 

@@ -17,9 +17,7 @@ from vcrd_ray.judges import JudgeProfile
 from vcrd_ray.judges.batching import BatchingJudge
 from vcrd_ray.types import FloatArray, JudgeRequest, JudgeScores, StepSolution
 
-PROFILE = JudgeProfile(
-    fingerprint="gated", family="gated", scores="token", vocabulary="policy", reads="nowhere", trained_on="nothing"
-)
+PROFILE = JudgeProfile(fingerprint="gated", family="gated", scores="token", reads="nowhere", trained_on="nothing")
 
 
 class GatedJudge:

@@ -25,9 +25,7 @@ class CountingJudge:
     """Scores are a hash of what they depend on; remembers what it was asked."""
 
     def __init__(self, fingerprint: str = "a", *, broken: bool = False) -> None:
-        self.profile = JudgeProfile(
-            fingerprint=fingerprint, family="test", scores="token", vocabulary="policy", reads="", trained_on=""
-        )
+        self.profile = JudgeProfile(fingerprint=fingerprint, family="test", scores="token", reads="", trained_on="")
         self.asked: list[str] = []
         self.broken = broken
 
@@ -159,7 +157,7 @@ def test_a_damaged_value_is_judged_again(path: Path) -> None:
     assert judge.asked == ["q3", "q4", "q3"]
 
 
-def test_a_file_that_is_no_store_is_kept_aside_and_begun_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_no_store_is_renamed_and_begun_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database at all" * 100)
     cached = CachedJudge(CountingJudge(), ScoreStore(path, max_bytes=MIB))

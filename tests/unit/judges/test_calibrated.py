@@ -39,9 +39,7 @@ class FakeJudge:
     """Answers with logits that it was given."""
 
     def __init__(self, trunk: Sequence[float], proposal: Sequence[float], *, scores: str = "token") -> None:
-        self.profile = JudgeProfile(
-            fingerprint="fake", family="value_head", scores=scores, vocabulary="policy", reads="", trained_on=""
-        )
+        self.profile = JudgeProfile(fingerprint="fake", family="value_head", scores=scores, reads="", trained_on="")
         self._trunk, self._candidate = np.float32(trunk), np.float32(proposal)
 
     def score(self, request: JudgeRequest) -> JudgeScores:

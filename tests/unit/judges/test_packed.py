@@ -44,7 +44,13 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path: Path = tmp_path_factory.mktemp("judge")
 
     def value_head(**changes: Any) -> PackedJudge:
-        how: dict[str, Any] = {"dtype": "float32", "device": "cpu", "special_ids": {BOS, EOS}, "max_batch_tokens": 4096}
+        how: dict[str, Any] = {
+            "dtype": "float32",
+            "device": "cpu",
+            "special_ids": {BOS, EOS},
+            "max_batch_tokens": 4096,
+            "attention": "auto",
+        }
         return load_value_head_judge(path, **(how | changes))
 
     def qwen_prm(**changes: Any) -> PackedJudge:
@@ -55,6 +61,7 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             "system": "Be kind.",
             "policy_tokenizer": byte_tokenizer(),
             "max_batch_tokens": 4096,
+            "attention": "auto",
         }
         return load_qwen_prm_judge(path, **(how | changes))
 
@@ -244,7 +251,12 @@ def test_dropout_is_off_whatever_state_the_backbone_comes_in(load: Load) -> None
     judge = load()
     inner = judge._backbone.train()
     again = PackedJudge(
-        backbone=inner, head=judge._head, reading=judge._reading, profile=judge.profile, max_batch_tokens=4096
+        backbone=inner,
+        head=judge._head,
+        reading=judge._reading,
+        profile=judge.profile,
+        max_batch_tokens=4096,
+        attention="auto",
     )
     assert not inner.training
     assert np.array_equal(again.score(ragged_request()).trunk_logit, again.score(ragged_request()).trunk_logit)

@@ -35,6 +35,7 @@ def load(path: Path, **changes: Any) -> PackedJudge:
         "system": SYSTEM,
         "policy_tokenizer": byte_tokenizer(),
         "max_batch_tokens": 4096,
+        "attention": "auto",
     }
     return load_qwen_prm_judge(path, **(how | changes))
 

@@ -28,7 +28,13 @@ from vcrd_ray.types import StepSolution
 
 
 def load(path: Path, **changes: Any) -> PackedJudge:
-    how: dict[str, Any] = {"dtype": "float32", "device": "cpu", "special_ids": {BOS, EOS}, "max_batch_tokens": 4096}
+    how: dict[str, Any] = {
+        "dtype": "float32",
+        "device": "cpu",
+        "special_ids": {BOS, EOS},
+        "max_batch_tokens": 4096,
+        "attention": "auto",
+    }
     return load_value_head_judge(path, **(how | changes))
 
 

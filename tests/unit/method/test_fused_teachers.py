@@ -156,11 +156,12 @@ def _fields(divergence: SkewedKL | SkewedReverseKL) -> dict[str, object]:
     return {name: getattr(divergence, name) for name in divergence.__dataclass_fields__}
 
 
-def test_token_log_probabilities_equal_dense_ones() -> None:
+@pytest.mark.parametrize("chunk_rows", [1, 4, 100])
+def test_token_log_probabilities_equal_dense_ones(chunk_rows: int) -> None:
     case = Case()
-    tokens = torch.arange(N) % VOCAB
-    logp = fused_token_logp(hidden=case.hidden, head=case.head, tokens=tokens, vocab_size=VOCAB, chunk_rows=4)
-    torch.testing.assert_close(logp, case.student_logp.gather(1, tokens[:, None])[:, 0].detach())
+    tokens = torch.arange(2 * N).reshape(N, 2) % VOCAB
+    logp = fused_token_logp(hidden=case.hidden, head=case.head, tokens=tokens, vocab_size=VOCAB, chunk_rows=chunk_rows)
+    torch.testing.assert_close(logp, case.student_logp.gather(1, tokens).detach())
     assert not logp.requires_grad
 
 
@@ -230,7 +231,7 @@ def test_no_rows_give_no_values_and_no_gradient(kind: str, trained: bool) -> Non
     found.divergence.sum().backward()
     assert none.grad is not None and none.grad.shape == none.shape
     assert case.head.grad is None or not case.head.grad.any()
-    tokens = torch.zeros(0, dtype=torch.int64)
+    tokens = torch.zeros((0, 1), dtype=torch.int64)
     assert len(fused_token_logp(hidden=none, head=case.head, tokens=tokens, vocab_size=VOCAB, chunk_rows=4)) == 0
 
 

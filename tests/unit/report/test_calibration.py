@@ -30,9 +30,7 @@ from vcrd_ray.report.calibration import (
 from vcrd_ray.report.calibration_figures import CalibrationReport, ClassFigures, extrapolation, verdict
 from vcrd_ray.types import JudgeRequest
 
-PROFILE = JudgeProfile(
-    fingerprint="j", family="value_head", scores="token", vocabulary="policy", reads="there", trained_on="every token"
-)
+PROFILE = JudgeProfile(fingerprint="j", family="value_head", scores="token", reads="there", trained_on="every token")
 
 
 def make_reads(logit: np.ndarray, right: np.ndarray, response: np.ndarray | None = None) -> Reads:

@@ -1,6 +1,7 @@
 """Run directories: one process, one configuration, nothing half written."""
 
 import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
 from vcrd_ray.runs import checkpoints, directory
 from vcrd_ray.runs.directory import RunDirectory
-from vcrd_ray.runs.files import read_jsonl, write_json
+from vcrd_ray.runs.files import read_jsonl, temporary_of, write_json, written_aside
 from vcrd_ray.runs.tracking import MetricsLog
 
 
@@ -124,6 +125,49 @@ def test_a_state_that_is_the_same_on_every_rank_goes_on_with_any_number() -> Non
 def test_json_is_written_aside_first(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("one_writer", [True, False])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_written_aside_replaces_the_old_whole_or_not_at_all(
+    tmp_path: Path, kind: str, one_writer: bool
+) -> None:
+    def write(path: Path, text: str) -> None:
+        if kind == "directory":
+            path.mkdir()
+            path = path / f"{text}.txt"
+        path.write_text(text)
+
+    def found() -> str:
+        (path,) = (p for p in tmp_path.rglob("*") if p.is_file())
+        return path.read_text()
+
+    final = tmp_path / "final"
+    write(final, "old")
+    with pytest.raises(OSError, match="no space"), written_aside(final, one_writer=one_writer) as temporary:
+        write(temporary, "half")
+        raise OSError("no space")
+    assert found() == "old"
+    with written_aside(final, one_writer=one_writer) as temporary:
+        write(temporary, "new")
+        assert temporary.parent == tmp_path and temporary.name.startswith(".")
+    assert found() == "new" and list(tmp_path.iterdir()) == [final]
+
+
+def test_the_only_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    temporary_of(tmp_path / "model").mkdir()
+    (temporary_of(tmp_path / "model") / "half").touch()
+    with written_aside(tmp_path / "model", one_writer=True) as temporary:
+        temporary.mkdir()
+        (temporary / "whole").touch()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["whole"]
+
+
+def test_nothing_replaces_a_path_where_nothing_was_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))), written_aside(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def test_what_a_resumed_run_may_change_is_what_it_was() -> None:

@@ -38,7 +38,7 @@ def test_a_solution_is_true_arithmetic_that_ends_with_the_answer(config: WorldCo
     solution = sample_solution(problem, random.Random(index), num_ways=config.num_ways)
     *steps, last = solution.split("\n")
     assert last == f"#### {problem.answer}"
-    assert config.min_steps <= len(steps) == problem.num_steps <= config.max_steps
+    assert config.min_steps <= len(steps) <= config.max_steps
     for line in steps:
         equation = line.removeprefix("so ").removeprefix("then ").replace(" is ", "=")
         said, result = equation.split("=")

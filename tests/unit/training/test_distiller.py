@@ -297,7 +297,7 @@ def test_scores_of_a_wrong_number_weigh_one_and_count_as_invalid(
             assert metrics[name] == wanted[name]
 
 
-def test_rows_set_aside_weigh_one_and_are_counted_apart_from_invalid_ones(
+def test_quarantined_tokens_weigh_one_and_are_counted_apart_from_invalid_ones(
     pairs: list[RolloutPair], teacher: HFEngine, judge: Judge
 ) -> None:
     def nothing(scores: JudgeScores) -> JudgeScores:

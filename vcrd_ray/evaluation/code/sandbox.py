@@ -94,13 +94,7 @@ def run(
         scratch = tempfile.mkdtemp(prefix="vcrd-sandbox-")
         stack.callback(_remove, scratch)
         given, stdout, stderr, report = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
-        for part in stdin:
-            if isinstance(part, bytes):
-                given.write(part)
-            else:
-                with part.open("rb") as content:
-                    shutil.copyfileobj(content, given, 1 << 20)
-        given.seek(0)
+        _write(given, stdin)
         spec = launcher.Spec(
             isolation=isolation,
             argv=list(argv),
@@ -115,30 +109,46 @@ def run(
             file_bytes=limits.file_bytes,
             disk_bytes=limits.disk_bytes,
         )
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(spec)],
-            stdin=given,
-            stdout=stdout,
-            stderr=stderr,
-            env={},
-            cwd="/",
-            pass_fds=[report.fileno()],
-            start_new_session=True,
-        )
-        try:
-            process.wait(limits.wall_s + _GRACE_S)
-        finally:
-            # The program dies with its launcher.
-            process.kill()
-            process.wait()
+        status = _launch(spec, stdin=given, stdout=stdout, stderr=stderr)
         said = _read(report)
         errors = _read(stderr)[-2000:].decode(errors="replace")
         if not said:
-            raise SandboxError(f"the sandbox's launcher ended without a report (status {process.returncode}): {errors}")
+            raise SandboxError(f"the sandbox's launcher ended without a report (status {status}): {errors}")
         ended = json.loads(said)
         if ended["status"] == "unavailable":
             raise SandboxError(f"no isolation by {isolation} here: {ended['reason']}")
         return Outcome(status=ended["status"], code=ended["code"], stdout=_read(stdout), stderr=errors)
+
+
+def _write(file: IO[bytes], parts: Sequence[bytes | Path]) -> None:
+    for part in parts:
+        if isinstance(part, bytes):
+            file.write(part)
+        else:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, file, 1 << 20)
+    file.seek(0)
+
+
+def _launch(spec: launcher.Spec, *, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
+    """Start the launcher and wait for its end; its exit status."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(spec)],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env={},
+        cwd="/",
+        pass_fds=[spec["report_fd"]],
+        start_new_session=True,
+    )
+    try:
+        process.wait(spec["wall_s"] + _GRACE_S)
+    finally:
+        # The program dies with its launcher.
+        process.kill()
+        process.wait()
+    return process.returncode
 
 
 def check_isolation(*, allow_network: bool) -> Isolation:

@@ -6,7 +6,6 @@ What is kept was pickled in a sandbox by code from a data file: it is opened in 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.code.jobs import Workbench
 from vcrd_ray.evaluation.code.library import EVALPLUS_VERSION
 from vcrd_ray.evaluation.code.tasks import CodeTask
+from vcrd_ray.runs.files import written_aside
 
 
 def keep_truth(task: CodeTask, *, bench: Workbench, cache_dir: Path) -> Path:
@@ -32,9 +32,8 @@ def keep_truth(task: CodeTask, *, bench: Workbench, cache_dir: Path) -> Path:
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
     # Several processes may compute the same one: each writes a file of its own, and any of them will do.
-    partial = path.with_suffix(f".{os.getpid()}-{id(outcome)}.partial")
-    partial.write_bytes(outcome.stdout)
-    partial.replace(path)
+    with written_aside(path) as temporary:
+        temporary.write_bytes(outcome.stdout)
     return path
 
 

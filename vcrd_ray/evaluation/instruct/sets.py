@@ -33,11 +33,6 @@ class InstructItem:
     """Right answers that a judge may be shown; no rival of the model. Empty where the set has none."""
     category: str | None
 
-    @property
-    def instruction(self) -> str:
-        """What the user says first."""
-        return self.turns[0]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstructSet:
@@ -56,24 +51,9 @@ class InstructSet:
     """A field that some rows may lack."""
 
 
-def own_set(
-    name: str,
-    *,
-    prompt_key: str,
-    reference_key: str | None,
-    reference_by: str | None = None,
-    id_key: str | None = None,
-    category_key: str | None = None,
-) -> InstructSet:
+def own_set(name: str, *, prompt_key: str, reference_key: str | None) -> InstructSet:
     """Anybody's file."""
-    return InstructSet(
-        name=name,
-        prompt_key=prompt_key,
-        reference_key=reference_key,
-        reference_by=reference_by,
-        id_key=id_key,
-        category_key=category_key,
-    )
+    return InstructSet(name=name, prompt_key=prompt_key, reference_key=reference_key)
 
 
 def published_set(name: str) -> InstructSet:

@@ -1,15 +1,13 @@
 """Text of a reply -> the answer it states, by the rules of Qwen2.5-Math's evaluation. Knows nothing of golds.
 
-`raw_answer` is linear in the length of the reply; `extract_answer` normalises, which is not, so that it belongs into a
-process with a time limit where the answer may be long.
+Linear in the length of the reply. Normalising (`strip_string`) is not, so that it belongs into a process with a time
+limit.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Literal
-
-from vcrd_ray.evaluation.math.normalize import strip_string
 
 AnswerKind = Literal["open", "open_with_units", "choice"]
 """How an answer is read: `open_with_units` keeps unit words, `choice` looks for a letter in the whole reply."""
@@ -31,12 +29,6 @@ def raw_answer(reply: str, kind: AnswerKind) -> str:
         return clean_choice(reply)
     answer = _LINE_START.sub("", _stated(reply)).removeprefix(":")
     return answer.removesuffix(".").removesuffix("/")
-
-
-def extract_answer(reply: str, kind: AnswerKind) -> str:
-    """The answer that a reply states, in normal form."""
-    answer = raw_answer(reply, kind)
-    return answer if kind == "choice" else strip_string(answer, keep_units=kind == "open_with_units")
 
 
 def _stated(reply: str) -> str:

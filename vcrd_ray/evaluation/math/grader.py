@@ -83,8 +83,8 @@ class QwenGrader:
 
     `reference` keeps to the program that published scores were made with, bugs included. `strict` differs in two points.
     An answer of no text never counts, so a gold that normalises to nothing is not passed by a reply without an answer; such
-    golds are compared as they were before normalisation, text commands, blanks and case aside. And all golds are normalised
-    like predictions, twice. Percentages, tolerance and brackets are judged alike in both.
+    golds are compared as they were before normalisation, but for text commands, blanks and case. And all golds are
+    normalised like predictions, twice. Percentages, tolerance and brackets are judged alike in both.
     """
 
     mode: Literal["reference", "strict"]

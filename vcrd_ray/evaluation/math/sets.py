@@ -43,8 +43,6 @@ class MathItem:
     raw_gold: str
     """As the data have it."""
     kind: AnswerKind
-    subject: str | None
-    level: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,30 +54,13 @@ class MathSet:
     answer: Callable[[Row], str]
     """The raw gold."""
     kind: AnswerKind = "open"
-    subject_key: str | None = None
-    level_key: str | None = None
     shots: tuple[Shot, ...] = ()
     """Worked examples that published scores were made with."""
 
 
-def own_set(
-    name: str,
-    *,
-    question_key: str,
-    answer_key: str,
-    kind: AnswerKind = "open",
-    subject_key: str | None = None,
-    level_key: str | None = None,
-) -> MathSet:
+def own_set(name: str, *, question_key: str, answer_key: str) -> MathSet:
     """Anybody's JSON Lines file."""
-    return MathSet(
-        name=name,
-        question=_text(question_key),
-        answer=_text(answer_key),
-        kind=kind,
-        subject_key=subject_key,
-        level_key=level_key,
-    )
+    return MathSet(name=name, question=_text(question_key), answer=_text(answer_key))
 
 
 def published_set(name: str) -> MathSet:
@@ -153,8 +134,6 @@ def _item(row: Row, position: int, math_set: MathSet, where: str) -> MathItem:
         graded_gold=graded_gold,
         raw_gold=raw_gold,
         kind=math_set.kind,
-        subject=_optional(row, math_set.subject_key),
-        level=_optional(row, math_set.level_key),
     )
 
 
@@ -166,10 +145,6 @@ def _golds(raw_gold: str, math_set: MathSet) -> tuple[str, str]:
     once = strip_string(raw_gold)
     twice = strip_string(once)
     return (twice, once) if math_set.answer is _boxed_in_solution else (once, twice)
-
-
-def _optional(row: Row, key: str | None) -> str | None:
-    return None if key is None or row.get(key) is None else str(row[key])
 
 
 def _text(key: str) -> Callable[[Row], str]:
@@ -214,12 +189,12 @@ PUBLISHED_SETS: Mapping[str, MathSet] = {
     math_set.name: math_set
     for math_set in (
         _set("gsm8k", _after_mark),
-        _set("math", _boxed_in_solution, subject_key="type", level_key="level"),
-        _set("math500", _text("answer"), subject_key="subject", level_key="level"),
-        _set("svamp", _text("Answer"), question=_body_and_question, subject_key="Type"),
-        _set("minerva_math", _boxed_in_solution, kind="open_with_units", subject_key="type"),
+        _set("math", _boxed_in_solution),
+        _set("math500", _text("answer")),
+        _set("svamp", _text("Answer"), question=_body_and_question),
+        _set("minerva_math", _boxed_in_solution, kind="open_with_units"),
         _set("gaokao2023en", lambda row: row["answer"].replace("$", "").strip()),
-        _set("olympiadbench", lambda row: row["final_answer"][0].strip("$"), subject_key="subfield"),
+        _set("olympiadbench", lambda row: row["final_answer"][0].strip("$")),
         _set("amc23", _text("answer")),
         _set("aime24", _text("answer")),
         _set(
@@ -229,6 +204,6 @@ PUBLISHED_SETS: Mapping[str, MathSet] = {
             kind="choice",
             shots=MULTIPLE_CHOICE_SHOTS,
         ),
-        _set("cmath", _text("answer"), level_key="grade"),
+        _set("cmath", _text("answer")),
     )
 }

@@ -102,16 +102,16 @@ def fused_token_logp(
     *,
     hidden: Float[Tensor, "n d"],
     head: Float[Tensor, "v d"],
-    tokens: Int[Tensor, " n"],
+    tokens: Int[Tensor, "n k"],
     vocab_size: int,
     chunk_rows: int,
-) -> Float[Tensor, " n"]:
-    """Log-probability of one token at each position, chunk by chunk, without gradient. [n]"""
+) -> Float[Tensor, "n k"]:
+    """Log-probabilities of k tokens at each position, chunk by chunk, without gradient."""
     work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    values = torch.empty(len(hidden), dtype=work, device=hidden.device)
+    values = torch.empty(tokens.shape, dtype=work, device=hidden.device)
     for span in chunks(len(hidden), chunk_rows):
         logits = head_logits(hidden[span], head, vocab_size=vocab_size, dtype=work)
-        values[span] = logits.gather(1, tokens[span, None])[:, 0] - logits.logsumexp(-1)
+        values[span] = logits.gather(1, tokens[span]) - logits.logsumexp(-1, keepdim=True)
     return values
 
 

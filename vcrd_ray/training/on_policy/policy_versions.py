@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vcrd_ray.errors import SyncError
-from vcrd_ray.runs.files import replace_directory, write_json
+from vcrd_ray.models.checkpoint_files import stored_tensors
+from vcrd_ray.runs.files import write_json, written_aside
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.on_policy.requests import PolicyVersion
 from vcrd_ray.types import FloatArray
@@ -69,20 +69,13 @@ def version_directory(root: Path, number: int) -> Path:
     return root / f"{number:06d}"
 
 
-def aside(root: Path, number: int) -> Path:
-    """Where a version is written before it has its name."""
-    return root / f".{number:06d}.tmp"
-
-
-def name_version(root: Path, number: int, *, kind: Kind, canary: Canary) -> VersionRecord:
-    """Describe the safetensors that were written aside and give them their name: what has a name is complete."""
-    directory = aside(root, number)
+def describe_version(directory: Path, number: int, *, kind: Kind, canary: Canary) -> VersionRecord:
+    """Describe the safetensors of a version in its directory."""
     tensors, num_bytes = hash_tensors(directory)
     record = VersionRecord(
         number=number, kind=kind, digest=_digest(tensors), tensors=tensors, num_bytes=num_bytes, canary=canary
     )
     write_json(directory / _RECORD, record)
-    replace_directory(directory, version_directory(root, number))
     return record
 
 
@@ -104,11 +97,10 @@ def read_version(directory: Path) -> VersionRecord:
 
 def bring_version(directory: Path, store: Store | None) -> None:
     """Take a version that was published on another node from `store`, the folder of all versions."""
-    if store is None or directory.is_dir():
+    if store is None or directory.is_dir() or not store.files(directory.name):
         return
-    arriving = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    if store.pull(directory.name, arriving):
-        replace_directory(arriving, directory)
+    with written_aside(directory) as arriving:
+        store.pull(directory.name, arriving)
 
 
 def prune_versions(root: Path, kept: Collection[int]) -> list[str]:
@@ -123,18 +115,11 @@ def hash_tensors(directory: Path) -> tuple[dict[str, str], int]:
     """(hash of each tensor in a directory's safetensors by name, bytes of all of them)."""
     found: dict[str, str] = {}
     num_bytes = 0
-    for file in sorted(directory.glob("*.safetensors")):
-        with file.open("rb") as raw:
-            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
-            start = raw.tell()
-            for name in sorted(n for n in header if n != "__metadata__"):
-                entry = header[name]
-                begin, end = entry["data_offsets"]
-                raw.seek(start + begin)
-                digest = hashlib.sha256(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
-                digest.update(raw.read(end - begin))
-                found[name] = digest.hexdigest()[:16]
-                num_bytes += end - begin
+    for tensor in stored_tensors(directory):
+        digest = hashlib.sha256(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode())
+        digest.update(tensor.content)
+        found[tensor.name] = digest.hexdigest()[:16]
+        num_bytes += tensor.num_bytes
     return dict(sorted(found.items())), num_bytes
 
 

@@ -6,9 +6,9 @@ All ranks call it together. Knows no Ray and no rollout actors.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from vcrd_ray.method.fused import head_logits
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import pad_id
+from vcrd_ray.runs.files import written_aside
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.on_policy.policy_versions import (
     Canary,
     Kind,
     VersionRecord,
-    aside,
     bring_version,
     check_changed,
-    name_version,
+    describe_version,
     prune_versions,
     read_version,
     version_directory,
@@ -88,16 +88,18 @@ class Publisher:
             logprobs=self._canary_logprobs(),
             base_logprobs=self._base_logprobs,
         )
-        directory = aside(self.root, number)
+        final = version_directory(self.root, number)
+        # All ranks gather, rank 0 writes.
+        with written_aside(final, one_writer=True) if self._backend.rank == 0 else nullcontext(final) as directory:
+            if self._backend.rank == 0:
+                directory.mkdir(parents=True)
+            self._backend.write_version(directory, merged=self._kind == "weights")
+            if self._backend.rank == 0:
+                record = describe_version(directory, number, kind=self._kind, canary=canary)
         if self._backend.rank == 0:
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-        self._backend.write_version(directory, merged=self._kind == "weights")
-        if self._backend.rank == 0:
-            record = name_version(self.root, number, kind=self._kind, canary=canary)
             check_changed(record, self._last, learnt=self._learnt)
             if self._store is not None:
-                self._store.push(version_directory(self.root, number), version_directory(self.root, number).name)
+                self._store.push(final, final.name)
             self._last = record
             facts = record.model_dump(include={"number", "kind", "digest", "num_bytes"})
             moved = max(abs(a - b) for a, b in zip(canary.logprobs, canary.base_logprobs, strict=True))

@@ -5,7 +5,6 @@ responses/update-000012-rank-000.parquet
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vcrd_ray.runs.files import written_aside
 from vcrd_ray.types import IntArray, Rollout
 
 RESPONSES = "responses"
@@ -65,10 +65,8 @@ class ResponseLog:
             }
             for rollout in rollouts
         ]
-        final = self._path(update, rank)
-        aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), aside)
-        os.replace(aside, final)
+        with written_aside(self._path(update, rank)) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
 
     def find(self, pair: str, update: int, rank: int) -> tuple[IntArray, int] | None:
         """(token ids, version) of a pair's response written for an update, or None."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vcrd_ray.config.base import CONFIDENCE
 from vcrd_ray.data.accuracy import Accuracy, accuracy
 from vcrd_ray.data.final_answers import is_correct
-from vcrd_ray.runs.files import read_jsonl, replace_directory, write_json, write_text
+from vcrd_ray.runs.files import read_jsonl, write_json, write_text, written_aside
 from vcrd_ray.training.on_policy.policy_versions import read_version, version_directory
 from vcrd_ray.training.on_policy.publisher import Publisher
 from vcrd_ray.training.on_policy.requests import Answers, AnswerSource, PolicyVersion
@@ -22,7 +23,6 @@ from vcrd_ray.types import IntArray, Prompt
 
 WATCHED = "watched.jsonl"
 BEST = "best"
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Validator:
             self._asked.remove(asked)
             pairs = zip(asked.answers.result(), self._prompts, strict=True)
             correct = sum(is_correct(self._decode(rollout.ids), prompt.answer) for rollout, prompt in pairs)
-            figures = accuracy(correct=correct, total=len(self._prompts), confidence=_CONFIDENCE)
+            figures = accuracy(correct=correct, total=len(self._prompts), confidence=CONFIDENCE)
             row = {"update": asked.version.number, **figures.model_dump()}
             with (self._run_dir / WATCHED).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
@@ -110,8 +110,6 @@ class Validator:
 
     def _keep(self, version: PolicyVersion, row: dict[str, float]) -> None:
         """The version as RUN/best: the adapter as PEFT reads it, or the whole model."""
-        aside = self._run_dir / f".{BEST}.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(version.directory, aside / read_version(version.directory).kind)
-        write_json(aside / "accuracy.json", row)
-        replace_directory(aside, self._run_dir / BEST)
+        with written_aside(self._run_dir / BEST, one_writer=True) as temporary:
+            shutil.copytree(version.directory, temporary / read_version(version.directory).kind)
+            write_json(temporary / "accuracy.json", row)

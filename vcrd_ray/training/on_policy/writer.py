@@ -15,6 +15,7 @@ from threading import Thread
 import numpy as np
 
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import ROUNDING
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines import VersionedEngine
 from vcrd_ray.errors import SyncError
@@ -29,9 +30,6 @@ from vcrd_ray.training.on_policy.requests import (
 )
 from vcrd_ray.training.signals import Deferred, Future
 from vcrd_ray.types import PairBatch, Prompt, Rollout, RolloutPair
-
-_CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
-"""Nats by which two programs may differ on a token's log-probability by rounding alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +57,7 @@ class WriterSettings:
             seed=config.run.seed,
             max_length=config.distill.max_length,
             batch_size=config.rollouts.batch_size,
-            canary_tolerance=refresh.canary_tolerance or _CANARY_TOLERANCE[config.student.dtype],
+            canary_tolerance=refresh.canary_tolerance or ROUNDING[config.student.dtype],
             sync_timeout_s=refresh.sync_timeout_s,
         )
 

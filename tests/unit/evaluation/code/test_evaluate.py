@@ -142,7 +142,7 @@ def test_a_program_gets_the_verdict_it_deserves(id: str, verdicts: dict[str, Ver
 
 
 @pytest.mark.parametrize("id", _RAW)
-def test_a_program_is_picked_out_of_text_or_the_text_is_put_aside(id: str, verdicts: dict[str, Verdict]) -> None:
+def test_a_program_is_picked_out_of_text_or_the_text_is_rejected(id: str, verdicts: dict[str, Verdict]) -> None:
     verdict = verdicts[id]
     assert verdict.plus_passed == _RAW[id][1]
     if id == "prose around it":

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.evaluation.instruct.instruct_data import instruct_file
 from vcrd_ray.errors import DataError
-from vcrd_ray.evaluation.instruct.sets import InstructItem, own_set, published_set, read_items
+from vcrd_ray.evaluation.instruct.sets import InstructItem, InstructSet, published_set, read_items
 
 _ALPACA_ROW = {"dataset": "koala", "instruction": " Hi?\n", "output": "Hello.", "generator": "text_davinci_003"}
 
@@ -45,7 +45,7 @@ def test_mt_bench_has_gold_beside_its_turns_and_no_rival() -> None:
 
 def test_text_is_kept_character_by_character(tmp_path: Path) -> None:
     (item,) = _read(tmp_path, "alpaca_eval", _ALPACA_ROW)
-    assert (item.instruction, item.reference, item.reference_by) == (" Hi?\n", ("Hello.",), "text_davinci_003")
+    assert (item.turns, item.reference, item.reference_by) == ((" Hi?\n",), ("Hello.",), "text_davinci_003")
     assert (item.id, item.category, item.set) == ("0", "koala", "alpaca_eval")
 
 
@@ -59,7 +59,9 @@ def test_anybody_s_file_is_read_by_its_keys(tmp_path: Path) -> None:
     path.write_text(
         '{"n": 7, "ask": "A?", "best": "a", "kind": "x"}\n\n{"n": 8, "ask": ["B?", "C?"], "best": ["b", "c"], "kind": "y"}\n'
     )
-    mine = own_set("mine", prompt_key="ask", reference_key="best", reference_by="Eve", id_key="n", category_key="kind")
+    mine = InstructSet(
+        name="mine", prompt_key="ask", reference_key="best", reference_by="Eve", id_key="n", category_key="kind"
+    )
     assert [(i.id, i.turns, i.reference, i.reference_by, i.category) for i in read_items(path, mine)] == [
         ("7", ("A?",), ("a",), "Eve", "x"),
         ("8", ("B?", "C?"), ("b", "c"), "Eve", "y"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vcrd_ray.evaluation.math.extract import AnswerKind
+from vcrd_ray.evaluation.math.extract import AnswerKind, raw_answer
 from vcrd_ray.evaluation.math.normalize import strip_string
 from vcrd_ray.evaluation.math.sets import MathItem
 
@@ -29,6 +29,12 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+def extract_answer(reply: str, kind: AnswerKind) -> str:
+    """The answer that a reply states, in normal form."""
+    answer = raw_answer(reply, kind)
+    return answer if kind == "choice" else strip_string(answer, keep_units=kind == "open_with_units")
+
+
 def make_item(raw_gold: str, *, kind: AnswerKind = "open") -> MathItem:
     """An item of no benchmark."""
     gold = strip_string(raw_gold, keep_units=kind == "open_with_units")
@@ -40,6 +46,4 @@ def make_item(raw_gold: str, *, kind: AnswerKind = "open") -> MathItem:
         graded_gold=strip_string(gold, keep_units=kind == "open_with_units"),
         raw_gold=raw_gold,
         kind=kind,
-        subject=None,
-        level=None,
     )

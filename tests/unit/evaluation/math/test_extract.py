@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vcrd_ray.evaluation.math.extract import clean_choice, extract_answer, last_boxed, last_letter
+from tests.unit.evaluation.math.benchmark_data import extract_answer
+from vcrd_ray.evaluation.math.extract import clean_choice, last_boxed, last_letter
 
 
 @pytest.mark.parametrize(

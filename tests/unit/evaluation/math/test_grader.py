@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from tests.unit.evaluation.math.benchmark_data import benchmark_file, json_lines, make_item
+from tests.unit.evaluation.math.benchmark_data import benchmark_file, extract_answer, json_lines, make_item
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.math.equality import math_equal
-from vcrd_ray.evaluation.math.extract import AnswerKind, extract_answer
+from vcrd_ray.evaluation.math.extract import AnswerKind
 from vcrd_ray.evaluation.math.grader import Grade, Grader, Pending, QwenGrader, Verdict, VerifyGrader
 from vcrd_ray.evaluation.math.normalize import strip_string
 from vcrd_ray.evaluation.math.sets import MathItem, published_set, read_items

@@ -38,7 +38,6 @@ def test_math500_is_a_part_of_math() -> None:
     part = read_items(benchmark_file("math500/test.jsonl"), published_set("math500"))
     assert len(part) == 500
     assert {item.question for item in part} <= {item.question for item in of_math}
-    assert {item.subject for item in part} == {item.subject for item in of_math}
 
 
 def test_five_golds_of_the_published_sets_normalise_to_nothing() -> None:
@@ -77,8 +76,8 @@ def test_choices_follow_the_question_in_parentheses(tmp_path: Path) -> None:
 
 
 def test_a_body_without_full_stop_gets_one(tmp_path: Path) -> None:
-    (item,) = _read(tmp_path, "svamp", {"Body": "He has 3", "Question": "How many?", "Answer": 3.0, "Type": "Add"})
-    assert (item.question, item.gold, item.subject) == ("He has 3. How many?", "3", "Add")
+    (item,) = _read(tmp_path, "svamp", {"Body": "He has 3", "Question": "How many?", "Answer": 3.0})
+    assert (item.question, item.gold) == ("He has 3. How many?", "3")
 
 
 def test_question_goes_before_problem(tmp_path: Path) -> None:
@@ -87,8 +86,8 @@ def test_question_goes_before_problem(tmp_path: Path) -> None:
 
 
 def test_only_the_first_answer_of_olympiadbench_counts(tmp_path: Path) -> None:
-    (item,) = _read(tmp_path, "olympiadbench", {"question": "q", "final_answer": ["$2$", "3"], "subfield": "Algebra"})
-    assert (item.gold, item.subject) == ("2", "Algebra")
+    (item,) = _read(tmp_path, "olympiadbench", {"question": "q", "final_answer": ["$2$", "3"]})
+    assert item.gold == "2"
 
 
 def test_minerva_keeps_units(tmp_path: Path) -> None:
@@ -106,13 +105,11 @@ def test_graded_gold_is_one_normalisation_away(tmp_path: Path) -> None:
 
 def test_anybodys_file_is_read_by_its_keys(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text(
-        '{"idx": "b", "ask": "2+2?", "reply": 4, "topic": "sums"}\n\n{"idx": "a", "ask": "1+1?", "reply": 2}\n'
-    )
-    items = read_items(path, own_set("mine", question_key="ask", answer_key="reply", subject_key="topic"))
-    assert [(item.set, item.idx, item.question, item.gold, item.subject) for item in items] == [
-        ("mine", "a", "1+1?", "2", None),
-        ("mine", "b", "2+2?", "4", "sums"),
+    path.write_text('{"idx": "b", "ask": "2+2?", "reply": 4}\n\n{"idx": "a", "ask": "1+1?", "reply": 2}\n')
+    items = read_items(path, own_set("mine", question_key="ask", answer_key="reply"))
+    assert [(item.set, item.idx, item.question, item.gold) for item in items] == [
+        ("mine", "a", "1+1?", "2"),
+        ("mine", "b", "2+2?", "4"),
     ]
 
 
