@@ -19,7 +19,16 @@ ROOT = Path(__file__).parents[1]
 VARIABLE = "VCRD_TEST_SESSION"
 _PATIENCE_S = 20.0
 # Caches of tools, which are there to stay.
-_CACHES = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache"}
+_CACHES = {
+    ".git",
+    ".hypothesis",
+    ".import_linter_cache",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".venv",
+    "__pycache__",
+}
 # Ends with the process that tests run in.
 _OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 

@@ -102,7 +102,7 @@ class Dispatcher:
             self._transport.forget(ticket)
             request.crashes += self._transport.was_running(tag)
             if self._max_crashes is not None and request.crashes >= self._max_crashes:
-                logger.warning("request %s is set aside: %d replicas died of it", request.id, request.crashes)
+                logger.warning("request %s is quarantined: %d replicas died of it", request.id, request.crashes)
                 request.finish(quarantined=True)
                 self.num_quarantined += 1
             else:

@@ -15,10 +15,9 @@ from vcrd_ray.judges import Judge
 from vcrd_ray.judges.batching import BatchingJudge
 from vcrd_ray.judges.cache import open_score_cache
 from vcrd_ray.judges.requests import judge_request
+from vcrd_ray.judges.self_check import NUM_BRANCHES
 from vcrd_ray.runs.logs import log_as
 from vcrd_ray.types import IntArray, JudgeRequest, JudgeScores, PairBatch, Side
-
-_SELF_CHECK_BRANCHES = 8
 
 
 class JudgeActor:
@@ -89,7 +88,7 @@ class JudgeActor:
         request = judge_request(batch, side, proposals, only_at=self._only_at)
         if self._merging is not None:
             return self._merging.self_check(
-                request, num_branches=_SELF_CHECK_BRANCHES, seed=self._seed, during=self._running(tag)
+                request, num_branches=NUM_BRANCHES, seed=self._seed, during=self._running(tag)
             )
         with self._running(tag):
-            return self._judge.self_check(request, num_branches=_SELF_CHECK_BRANCHES, seed=self._seed)
+            return self._judge.self_check(request, num_branches=NUM_BRANCHES, seed=self._seed)

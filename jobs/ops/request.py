@@ -19,7 +19,7 @@ from jobs.cli import EXIT_USAGE
 from jobs.ops.job_server import SAVE_S
 from jobs.ops.options import option_value, with_option
 from jobs.ops.outcome import failure_reason
-from jobs.ops.submission import ASIDE, PACKAGES, STOP_WAIT, Submission, SubmissionError
+from jobs.ops.submission import CONFIG_FOLDER, PACKAGES, STOP_WAIT, Submission, SubmissionError
 from jobs.ops.variables import check_no_secrets, chosen_variables
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
@@ -52,22 +52,24 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     check_no_secrets("\n".join(options), os.environ, where="the job's command line")
 
     config = option_value(options, "--config")
-    aside = None
+    extra_config = None
     if config is not None:
         file = Path(config).expanduser().resolve()
         if not file.is_file():
             raise ConfigError(f"--config {config}: no such file; shipped configs are in jobs/configs")
         check_no_secrets(file.read_text(encoding="utf-8"), os.environ, where=f"--config {config}")
         travels = file.is_relative_to(ROOT) and file.relative_to(ROOT).parts[0] in PACKAGES
-        aside = None if travels else file
-        options = with_option(options, "--config", str(file.relative_to(ROOT)) if travels else f"{ASIDE}/{file.name}")
+        extra_config = None if travels else file
+        options = with_option(
+            options, "--config", str(file.relative_to(ROOT)) if travels else f"{CONFIG_FOLDER}/{file.name}"
+        )
     if name in CONFIGURED:
         _check_run_directory(name, options, config)
     return Submission(
         id=own.submission_id or f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         entrypoint=("python", "-m", f"jobs.{name}", *options),
         env={STOP_WAIT: str(SAVE_S), **env},
-        aside=aside,
+        extra_config=extra_config,
         driver_gpus=own.driver_gpus,
         driver_role=own.driver_role,
     )

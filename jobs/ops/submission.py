@@ -12,7 +12,7 @@ from pathlib import Path
 from vcrd_ray.errors import VcrdError
 
 PACKAGES = ("actors", "jobs", "vcrd_ray")
-ASIDE = "submitted"
+CONFIG_FOLDER = "submitted"
 MASK = "***"
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Variable that says how long Ray's job server waits between SIGTERM and SIGKILL."""
@@ -33,7 +33,7 @@ class Submission:
     """Command of the driver, run in the uploaded directory."""
     env: Mapping[str, str]
     """For the driver and all its actors. Ray keeps the values readable."""
-    aside: Path | None = None
+    extra_config: Path | None = None
     """Config file that lies outside the uploaded packages; it travels as submitted/NAME."""
     driver_gpus: float = 0.0
     driver_role: str | None = None
@@ -56,7 +56,7 @@ class Submission:
 
 def plain_line(submission: Submission, address: str) -> str:
     """The same submission by Ray's own command, from the project's root; values of variables are masked."""
-    uploaded = [*PACKAGES, *([ASIDE] if submission.aside else [])]
+    uploaded = [*PACKAGES, *([CONFIG_FOLDER] if submission.extra_config else [])]
     # Ray asks about the directory itself, too, by the name of a dot.
     runtime_env: dict[str, object] = {"excludes": ["/*", "!.", *(f"!/{name}" for name in uploaded)]}
     if submission.env:
@@ -68,6 +68,6 @@ def plain_line(submission: Submission, address: str) -> str:
     if submission.driver_resources:
         words += ["--entrypoint-resources", json.dumps(submission.driver_resources)]
     line = shlex.join([*words, "--", *submission.entrypoint])
-    if submission.aside:
-        line = f"mkdir -p {ASIDE} && cp {shlex.quote(str(submission.aside))} {ASIDE}/ && {line}"
+    if submission.extra_config:
+        line = f"mkdir -p {CONFIG_FOLDER} && cp {shlex.quote(str(submission.extra_config))} {CONFIG_FOLDER}/ && {line}"
     return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from jobs.ops.submission import ASIDE, PACKAGES, Submission, SubmissionError
+from jobs.ops.submission import CONFIG_FOLDER, PACKAGES, Submission, SubmissionError
 
 _MIB = 1024**2
 # Ray's own limit is 512 MiB; code and configs are a few.
@@ -34,8 +34,8 @@ def stage(submission: Submission, root: Path, folder: Path) -> int:
             f" cluster's storage. The largest: {largest}"
         )
     targets = {file: folder / file.relative_to(root) for file in sizes}
-    if submission.aside is not None:
-        targets[submission.aside] = folder / ASIDE / submission.aside.name
+    if submission.extra_config is not None:
+        targets[submission.extra_config] = folder / CONFIG_FOLDER / submission.extra_config.name
     for file, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

@@ -156,7 +156,7 @@ def test_the_plain_line_masks_values_and_survives_a_shell() -> None:
         id="one",
         entrypoint=("python", "-m", "jobs.distill", "--prompt.suffix", "it's $HOME; `x`"),
         env={"MODE": "hidden value"},
-        aside=Path("/some where/my.yaml"),
+        extra_config=Path("/some where/my.yaml"),
         driver_gpus=1.0,
         driver_role="judge",
     )
@@ -186,7 +186,7 @@ def test_only_the_packages_and_the_config_travel(tmp_path: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("content")
     (tmp_path / "my.yaml").write_text("run: {}")
-    sent = Submission(id="one", entrypoint=("true",), env={}, aside=tmp_path / "my.yaml")
+    sent = Submission(id="one", entrypoint=("true",), env={}, extra_config=tmp_path / "my.yaml")
     assert stage(sent, root, folder) == 3 * len("content")
     copied = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     assert copied == ["actors/a.py", "jobs/a.py", "submitted/my.yaml", "vcrd_ray/a.py"]
@@ -204,11 +204,11 @@ def test_models_among_the_code_are_refused_before_anything_is_copied(tmp_path: P
 
 def test_a_config_of_the_project_is_named_as_it_lies_there_and_another_one_is_taken_along(tmp_path: Path) -> None:
     shipped = submission("--", "demo", "--config", "jobs/configs/demo.yaml", "--run.dir=/shared/x")
-    assert shipped.aside is None and shipped.entrypoint[3:5] == ("--config", "jobs/configs/demo.yaml")
+    assert shipped.extra_config is None and shipped.entrypoint[3:5] == ("--config", "jobs/configs/demo.yaml")
     own = tmp_path / "my.yaml"
     own.write_text("run:\n  dir: /shared/x\n")
     sent = submission("--submission-id", "one", "--", "jobs.distill", f"--config={own}", "--method", "vcrd")
-    assert sent.aside == own
+    assert sent.extra_config == own
     assert sent.entrypoint == ("python", "-m", "jobs.distill", "--config", "submitted/my.yaml", "--method", "vcrd")
 
 
