@@ -10,8 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines import Engine, VersionedEngine
@@ -21,8 +19,13 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.batching import pad_left, response_batch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
+from vcrd_ray.models.imports import hidden
 from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
+
+with hidden("sklearn"):
+    from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+    from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 
 class HFEngine(Engine, VersionedEngine):

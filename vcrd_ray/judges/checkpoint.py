@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import MODEL_MAPPING, AutoConfig
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from vcrd_ray.models.imports import hidden
+
+with hidden("sklearn"):
+    from transformers import MODEL_MAPPING, AutoConfig
 
 _HARMLESS = ("rotary_emb.inv_freq",)
 """Endings of tensors that older checkpoints carry and the config determines."""

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.models.imports import hidden
 from vcrd_ray.runs.storage import is_remote, local_copy
 from vcrd_ray.tiny import CHECKPOINTS
 
@@ -120,7 +121,8 @@ def load_causal_lm(path: Path, *, dtype: str, device: torch.device) -> PreTraine
     Raises:
         ModelError: the files do not make a model.
     """
-    from transformers import AutoModelForCausalLM
+    with hidden("sklearn"):
+        from transformers import AutoModelForCausalLM
 
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

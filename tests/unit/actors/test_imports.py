@@ -8,19 +8,27 @@ import sys
 import pytest
 
 # Of the libraries' own accord, or of ours, where something was imported at the top that only another role needs.
-NEVER = ("vllm", "mlflow", "wandb", "datasets", "lm_eval", "trl", "tensorboard", "plotly")
-RANK = "import actors.ranks.worker; from vcrd_ray.models.backend.deepspeed import *; import_deepspeed()"
+NEVER = ("vllm", "mlflow", "wandb", "datasets", "lm_eval", "trl", "tensorboard", "plotly", "sklearn")
+LOAD = (
+    "import torch; from vcrd_ray.models.checkpoint_files import load_causal_lm, resolve_model;"
+    " load_causal_lm(resolve_model('tiny:student-base'), dtype='float32', device=torch.device('cpu'))"
+)
+RANK = f"import actors.ranks.worker; from vcrd_ray.models.backend.deepspeed import *; import_deepspeed(); {LOAD}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "program", "besides"),
     [
-        ("rank", f"{RANK}", ()),
-        ("teacher", "import actors.roles.engine", ("deepspeed", "peft", "ray.train", "ray.data")),
+        ("rank", RANK, ()),
+        (
+            "teacher",
+            f"import actors.roles.engine, vcrd_ray.engines.hf; {LOAD}",
+            ("deepspeed", "peft", "ray.train", "ray.data"),
+        ),
         (
             "judge",
-            "import actors.roles.judge; import vcrd_ray.judges.value_head",
+            f"import actors.roles.judge, vcrd_ray.judges.value_head; {LOAD}",
             ("deepspeed", "peft", "ray.train", "ray.data"),
         ),
         ("driver", "import jobs.distill", ("torch", "transformers", "deepspeed", "ray")),

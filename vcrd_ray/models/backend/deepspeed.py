@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,14 @@ from vcrd_ray.errors import CheckpointError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
 from vcrd_ray.models.backend.protocol import Backend
 from vcrd_ray.models.batching import ResponseBatch
+from vcrd_ray.models.imports import hidden
 from vcrd_ray.models.student import Student
 
 
 def import_deepspeed() -> ModuleType:
-    """The first import of DeepSpeed in a process, without what its tuner imports and a training never uses: MLflow, two
-    seconds of a rank's start.
-    """
-    hidden = "mlflow" not in sys.modules
-    if hidden:
-        sys.modules["mlflow"] = None  # type: ignore[assignment] # the documented way to make an import fail
-    try:
+    """The first import of DeepSpeed in a process."""
+    with hidden("mlflow"):
         import deepspeed
-    finally:
-        if hidden:
-            del sys.modules["mlflow"]
     return cast(ModuleType, deepspeed)
 
 
