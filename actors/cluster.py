@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import ray
@@ -20,12 +22,54 @@ _ROOT = Path(__file__).resolve().parent.parent
 _GIB = 1024**3
 
 
+class SharedCluster:
+    """What the stages inside a block of `shared_cluster` share."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.start_s = 0.0
+        """How long connecting took; zero until a stage needed it."""
+
+
+_shared: ContextVar[SharedCluster | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_cluster(config: Config) -> Iterator[SharedCluster]:
+    """One connection for all blocks of `ray_cluster` inside, made when the first of them begins, with room for what this
+    config asks. Where none begins, as in a pipeline that is finished, no cluster is started.
+    """
+    shared = SharedCluster(config)
+    token = _shared.set(shared)
+    was_initialized = ray.is_initialized()
+    try:
+        yield shared
+    finally:
+        _shared.reset(token)
+        if not was_initialized:
+            ray.shutdown()
+
+
 @contextmanager
 def ray_cluster(config: Config) -> Iterator[None]:
     """Connect for the time of the block. A Ray that is already initialised in this process is used and left alone."""
     if ray.is_initialized():
         yield
         return
+    if (shared := _shared.get()) is not None:
+        begun = time.perf_counter()
+        _connect(shared.config)
+        shared.start_s = time.perf_counter() - begun
+        yield
+        return
+    _connect(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: Config) -> None:
     timeline = {VARIABLE: "1"} if config.cluster.timeline else {}
     os.environ.update(timeline)  # read by Ray's own processes, which are started here
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
@@ -47,10 +91,6 @@ def ray_cluster(config: Config) -> Iterator[None]:
             log_to_driver=False,
             **local_cluster_resources(config),
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def worker_environment() -> dict[str, str]:

@@ -43,7 +43,7 @@ def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:
 
 def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> dict[str, Any]:
     """All stages in order; what stands in summary.json."""
-    from actors.cluster import ray_cluster
+    from actors.cluster import shared_cluster
     from vcrd_ray.report.page import write_report
 
     wall: dict[str, float] = {}
@@ -62,8 +62,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
         results[label] = timed(f"evaluate_{label}", lambda: evaluate.run(chosen, label=label))
 
     begun = time.perf_counter()
-    with ray_cluster(config):
-        wall["cluster_start"] = time.perf_counter() - begun
+    with shared_cluster(config) as cluster:
         if not config.sft.skip:
             base = timed("sft", lambda: sft.run(config))
             config = config.model_copy(update={"student": config.student.model_copy(update={"path": base})})
@@ -78,6 +77,7 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
             directory = timed(f"distill_{method}", partial(distill.run, chosen, name=f"distill-{method}"))
             waits[method] = wait_share(read_jsonl(directory / "metrics.jsonl"))
             evaluated(method, model_location(config, f"distill-{method}"))
+    wall["cluster_start"] = cluster.start_s
     wall["total"] = time.perf_counter() - begun
     summary = {
         "accuracy": {label: figures.model_dump() for label, figures in results.items()},

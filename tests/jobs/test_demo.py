@@ -55,6 +55,7 @@ def test_the_demo_ends_with_table_summary_and_report(undisturbed: tuple[Path, st
         assert figures["low"] <= figures["pass_at_1"] <= figures["high"] and figures["total"] == 40
     assert summary["accuracy"]["teacher"]["pass_at_1"] > 0.8
     assert {"sft", "rollouts", "distill_vcrd", "evaluate_teacher", "total"} <= set(summary["wall_s"])
+    assert summary["wall_s"]["cluster_start"] > 0
     assert 0 <= summary["exposed_wait_share"]["vcrd"] < 1
     page = Path(summary["report"]).read_text()
     assert "Most amplified" in page and "Before and after" in page
@@ -77,6 +78,9 @@ def test_a_finished_demo_is_not_done_again(undisturbed: tuple[Path, str]) -> Non
     before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.safetensors")}
     run("jobs.demo", "--config", str(run_dir) + ".yaml", "--methods", "vcrd")
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.safetensors")} == before
+    assert json.loads((run_dir / "summary.json").read_text())["wall_s"]["cluster_start"] == 0, (
+        "nothing to do needs no Ray"
+    )
 
 
 @pytest.mark.full
