@@ -14,8 +14,9 @@ METHODS ?= vcrd
 VLLM ?= cpu
 # What makes rollouts and hosts the teacher in the demo: hf or vllm.
 ENGINE ?= hf
-# Processes that share the unit tests, a file each, so that what a file loads is loaded once.
 WORKERS ?= 2
+# Workers share the unit tests, a file each, so that what a file loads is loaded once; in the order of tests/unit/conftest.py.
+UNIT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit
 
 comma := ,
 BIN := $(VENV)/bin
@@ -50,15 +51,15 @@ lint: install
 	$(BIN)/lint-imports
 
 test-quick: install
-	$(BIN)/python -m pytest -m "not slow and not full and not gpu" -n $(WORKERS) --dist loadfile tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not full and not gpu" $(UNIT) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -m "not full and not gpu" -n $(WORKERS) --dist loadfile tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not full and not gpu" $(UNIT) $(ARGS)
 	$(BIN)/python -m pytest -m "not full and not gpu" --durations 10 tests/actors tests/jobs $(ARGS)
 
 test-all: export VCRD_FULL := 1
 test-all: lint
-	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile tests/unit $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu" $(UNIT) $(ARGS)
 	$(BIN)/python -m pytest -m "not gpu" --durations 10 tests/actors tests/jobs $(ARGS)
 
 # On a machine with a CUDA device.
