@@ -62,7 +62,7 @@ def packed_responses(
 ) -> ResponseBatch:
     """The same sequences laid end to end in as few rows of at most `row_length` tokens as first fit finds.
 
-    Positions begin anew with each sequence (and with the padding), by which attention keeps them apart.
+    Positions start again with each sequence (and with the padding), by which attention keeps them apart.
     """
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     bins: list[list[int]] = []

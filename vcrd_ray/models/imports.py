@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def hidden(*names: str) -> Iterator[None]:
     """For the time of the block these modules seem not to be installed; those that are imported already stay.
 
-    DeepSpeed's tuner imports MLflow (2 s), assisted generation in transformers scikit-learn (1 s): no process of a run
-    uses either, and all would wait for both.
+    DeepSpeed's tuner imports MLflow (2 s), and assisted generation in transformers imports scikit-learn (1 s): no process
+    of a run uses either, and all would wait for both.
     """
     absent = [name for name in names if name not in sys.modules]
     for name in absent:

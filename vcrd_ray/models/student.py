@@ -12,6 +12,7 @@ from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import CheckpointError, ModelError
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
+from vcrd_ray.models.imports import hidden
 from vcrd_ray.runs.files import written_aside
 
 
@@ -115,11 +116,11 @@ class Student(nn.Module):
         """
         try:
             if not (self.has_adapter and merged):
-                self.model.save_pretrained(directory)  # type: ignore[operator]
+                _save_pretrained(self.model, directory)
             else:
                 self.model.merge_adapter()  # type: ignore[operator]
                 try:
-                    self._causal().save_pretrained(directory, state_dict=self._merged_state())  # type: ignore[operator]
+                    _save_pretrained(self._causal(), directory, self._merged_state())
                 finally:
                     self.model.unmerge_adapter()  # type: ignore[operator]
         except OSError as error:
@@ -139,6 +140,12 @@ class Student(nn.Module):
         self, model: nn.Module, final: Path, *, tokenizer: bool, state: dict[str, torch.Tensor] | None = None
     ) -> None:
         with written_aside(final, one_writer=True) as temporary:
-            model.save_pretrained(temporary, state_dict=state)  # type: ignore[operator]
+            _save_pretrained(model, temporary, state)
             if tokenizer:
                 self.tokenizer.save_pretrained(temporary)
+
+
+def _save_pretrained(model: nn.Module, directory: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    # Accelerate asks whether the model is an engine of DeepSpeed, and imports it where nobody has: seconds, for a no.
+    with hidden("deepspeed"):
+        model.save_pretrained(directory, state_dict=state)  # type: ignore[operator]
