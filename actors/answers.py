@@ -123,7 +123,7 @@ class _HarnessActor(Harness):
 
 
 def _renamed(prompt: Prompt, sample: int) -> Prompt:
-    return Prompt(id=f"{prompt.id}#{sample}", question=prompt.question, answer=None, ids=prompt.ids)
+    return Prompt(id=f"{prompt.id}#{sample}", question=prompt.question, gold=None, ids=prompt.ids)
 
 
 def _answer(id: str, sample: int, rollout: Rollout, tokenizer: Any) -> Answer:

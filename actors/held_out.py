@@ -53,9 +53,9 @@ def _sample(prompt: Prompt, rollout: Rollout, text: str) -> dict[str, Any]:
     return {
         "id": prompt.id,
         "question": prompt.question,
-        "gold": prompt.answer,
+        "gold": prompt.gold,
         "response": text,
         "finish_reason": rollout.finish_reason,
         "num_tokens": len(rollout.ids),
-        "correct": is_correct(text, prompt.answer),
+        "correct": is_correct(text, prompt.gold),
     }

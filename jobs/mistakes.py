@@ -7,7 +7,7 @@ import difflib
 from pydantic import BaseModel, ValidationError
 
 from vcrd_ray.config import Config
-from vcrd_ray.config.base import keys, leaf_types
+from vcrd_ray.config.base import keys, member_types
 
 
 def explain(error: ValidationError) -> str:
@@ -62,7 +62,7 @@ def _tags(model: type[BaseModel] = Config) -> set[str]:
     for name, field in model.model_fields.items():
         if name == "type":
             found.add(field.default)
-        for leaf in leaf_types(field.annotation):
-            if isinstance(leaf, type) and issubclass(leaf, BaseModel):
-                found |= _tags(leaf)
+        for member in member_types(field.annotation):
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                found |= _tags(member)
     return found

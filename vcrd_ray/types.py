@@ -35,8 +35,8 @@ class Prompt:
     id: str
     question: str
     """The bare problem: what a judge is shown, and what the chat template wraps."""
-    answer: str | None
-    """The gold answer, or None where the data set has none."""
+    gold: str | None
+    """The gold answer or solution, or None where the data set has none."""
     ids: IntArray
     """Policy prompt ids, chat template applied."""
 

@@ -28,12 +28,12 @@ class RemoteResponses(ResponseSource, AnswerSource):
         self._client = pool.client(cure="look at its log, add rollouts.refresh.replicas")
         self._timeout_s = timeout_s
 
-    def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
-        first, count = order.batches[0], len(order.batches)
-        name = f"responses of version {order.version.number} for update {first.update} micro {first.micro}"
-        request = self._client.submit(Request(id=name, method="write", args=(order,), num_results=count + 1))
-        given = (self._client, request, self._timeout_s)
-        batches = [RemoteBatch(*given, index=i, asked=asked) for i, asked in enumerate(order.batches)]
+    def request(self, request: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
+        first, count = request.batches[0], len(request.batches)
+        name = f"responses of version {request.version.number} for update {first.update} micro {first.micro}"
+        sent = self._client.submit(Request(id=name, method="write", args=(request,), num_results=count + 1))
+        given = (self._client, sent, self._timeout_s)
+        batches = [RemoteBatch(*given, index=i, asked=asked) for i, asked in enumerate(request.batches)]
         return list(batches), RemoteFuture(*given, index=count)
 
     def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> Answers:

@@ -90,7 +90,7 @@ def _refuse_no_room(error: TrainingFailedError, job: RankJob) -> None:
 
 def _fit(job: RankJob) -> None:
     section, storage = job.config.student, job.config.run.storage
-    # Ray Train asks anew after each window, so that an elastic group can ask for less.
+    # Ray Train asks again after each window, so that an elastic group can ask for less.
     timeout_s = job.config.cluster.start_timeout_s
     window_s = min(timeout_s, 60.0)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{window_s:g}"

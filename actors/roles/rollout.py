@@ -36,10 +36,10 @@ class RolloutActor:
         """Process id, once the student before training is loaded."""
         return os.getpid()
 
-    def write(self, order: ResponseRequest) -> list[PairBatch | Written]:
-        """The order's batches, and at the end what it took: each becomes an object of its own."""
-        self._bring(order.version)
-        batches, written = self._writer.write(order)
+    def write(self, request: ResponseRequest) -> list[PairBatch | Written]:
+        """The request's batches, and at the end what it took: each becomes an object of its own."""
+        self._bring(request.version)
+        batches, written = self._writer.write(request)
         return [*batches, written]
 
     def answer(self, version: PolicyVersion, prompts: Sequence[Prompt]) -> list[Rollout]:

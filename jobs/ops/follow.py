@@ -46,7 +46,7 @@ class Patience:
     """How long a follower waits."""
 
     silence_s: float = 300.0
-    """A stream that died without a word looks like a silent job, so after this time it is opened anew. Not too often:
+    """A stream that died without a word looks like a silent job, so after this time it is opened again. Not too often:
     on the head each leaves a reader behind until the job ends."""
     give_up_s: float = 900.0
     """Without any contact."""

@@ -83,20 +83,20 @@ class LabelledResponse:
     context: list[int]
     response: list[int]
     labels: list[int]
-    leaves: list[int]
+    branches: list[int]
     """What might have stood there instead."""
-    leaf_labels: list[int]
+    branch_labels: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A batch of responses, each with its leaves behind it in the same row."""
+    """A batch of responses, each with its branches behind it in the same row."""
 
     ids: Int[Tensor, "n t"]
     positions: Int[Tensor, "n t"]
-    """A leaf has the position of the token it might replace."""
+    """A branch has the position of the token it might replace."""
     allowed: Bool[Tensor, "n t t"]
-    """A leaf sees what stands before that token, and itself."""
+    """A branch sees what stands before that token, and itself."""
     labels: Int[Tensor, "n t"]
 
 
@@ -107,50 +107,50 @@ def judge_prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str) -> list[
 def labelled(
     problem: Problem,
     response: Sequence[int],
-    leaves: Sequence[int],
+    branches: Sequence[int],
     tokenizer: PreTrainedTokenizerFast,
 ) -> LabelledResponse:
-    """The oracle's verdicts. A response ends before EOS, which is not judged; nor are special tokens as leaves."""
+    """The oracle's verdicts. A response ends before EOS, which is not judged; nor are special tokens as branches."""
     count = len(response) - (response[-1:] == [tokenizer.eos_token_id])
     judged = list(response[:count])
     special = set(tokenizer.all_special_ids)
-    leaf_labels = [
-        NO_LABEL if leaf in special else int(branch_validity(problem, judged, position, leaf, tokenizer))
-        for position, leaf in enumerate(leaves[:count])
+    branch_labels = [
+        NO_LABEL if branch in special else int(branch_validity(problem, judged, position, branch, tokenizer))
+        for position, branch in enumerate(branches[:count])
     ]
     return LabelledResponse(
         context=judge_prompt_ids(tokenizer, problem.question),
         response=judged,
         labels=[int(valid) for valid in token_validity(problem, judged, tokenizer)],
-        leaves=list(leaves[:count]),
-        leaf_labels=leaf_labels,
+        branches=list(branches[:count]),
+        branch_labels=branch_labels,
     )
 
 
 def pack(batch: Sequence[LabelledResponse], *, pad_id: int) -> Packed:
-    """Trunks padded to one width, then leaves padded to one width."""
+    """Trunks padded to one width, then branches padded to one width."""
     trunks = pad_right([r.context + r.response for r in batch], pad_id)
-    leaves = pad_right([r.leaves for r in batch], pad_id)
+    branches = pad_right([r.branches for r in batch], pad_id)
     trunk_labels = pad_right([[NO_LABEL] * len(r.context) + r.labels for r in batch], NO_LABEL)
-    leaf_labels = pad_right([r.leaf_labels for r in batch], NO_LABEL)
+    branch_labels = pad_right([r.branch_labels for r in batch], NO_LABEL)
     columns = torch.arange(trunks.shape[1])
     begins = torch.tensor([len(r.context) for r in batch])
-    branch_positions = begins[:, None] + torch.arange(leaves.shape[1])
-    width = trunks.shape[1] + leaves.shape[1]
+    branch_positions = begins[:, None] + torch.arange(branches.shape[1])
+    width = trunks.shape[1] + branches.shape[1]
     # Every token sees itself: a row of padding that saw nothing would be NaN.
     allowed = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
     allowed[:, : len(columns), : len(columns)] = columns[:, None] >= columns
     allowed[:, len(columns) :, : len(columns)] = branch_positions[:, :, None] > columns
     return Packed(
-        ids=torch.cat([trunks, leaves], 1),
+        ids=torch.cat([trunks, branches], 1),
         positions=torch.cat([columns.expand(len(batch), -1), branch_positions], 1),
         allowed=allowed,
-        labels=torch.cat([trunk_labels, leaf_labels], 1),
+        labels=torch.cat([trunk_labels, branch_labels], 1),
     )
 
 
 def reward_loss(model: RewardModel, batch: Sequence[LabelledResponse], *, pad_id: int) -> Float[Tensor, ""]:
-    """Binary cross-entropy, mean over all labelled tokens, leaves included."""
+    """Binary cross-entropy, mean over all labelled tokens, branches included."""
     packed = pack(batch, pad_id=pad_id)
     logits = model(packed.ids, positions=packed.positions, allowed=packed.allowed)
     judged = packed.labels != NO_LABEL

@@ -76,18 +76,18 @@ def train_reward_model(
         optimizer.param_groups[0]["lr"] = plan.learning_rate_at(update)
         batch = []
         for problem, response, proposals in rng.sample(rollouts, plan.batch_size // 2):
-            leaves = [
+            branches = [
                 proposal if rng.random() < 0.5 else corruption.draw(token, rng)
                 for token, proposal in zip(response, proposals, strict=True)
             ]
-            batch.append(labelled(problem, response, leaves, tokenizer))
+            batch.append(labelled(problem, response, branches, tokenizer))
         for _ in range(plan.batch_size - len(batch)):
             problem = make_problem(config, seed=seed, index=index)
             index += 1
             solution = sample_solution(problem, rng, num_ways=config.num_ways)
             response = tokenizer.encode(solution, add_special_tokens=False)
-            leaves = [corruption.draw(token, rng) for token in response]
-            batch.append(labelled(problem, response, leaves, tokenizer))
+            branches = [corruption.draw(token, rng) for token in response]
+            batch.append(labelled(problem, response, branches, tokenizer))
         loss = reward_loss(model, batch, pad_id=tokenizer.pad_token_id)
         optimizer.zero_grad()
         loss.backward()

@@ -141,7 +141,7 @@ def test_a_finished_run_is_not_done_again(resumed: Path, config: Config) -> None
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
-def test_what_is_put_aside_is_counted_by_kind(resumed: Path) -> None:
+def test_rejected_rows_are_counted_by_kind(resumed: Path) -> None:
     manifest = read_manifest(resumed)
     assert manifest.rejects == {"duplicate": 1, "not_json": 1, "too_long": 1}
     written = [json.loads(line) for line in (resumed / "rejects.jsonl").read_text().splitlines()]

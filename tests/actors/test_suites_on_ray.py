@@ -228,7 +228,7 @@ def test_mt_bench_asks_the_second_turn_behind_the_model_s_own_first_answer(tmp_p
     ids = turn_ids(questions[0]["turns"], answers["81"][:1], tokenizer, PromptSection())
     engine = HFEngine("tiny:teacher", dtype="float32", device=torch.device("cpu"))
     sampling = SamplingSection(temperature=0.0, max_new_tokens=48)
-    (alone,) = engine.generate([Prompt(id="a", question="", answer=None, ids=ids)], sampling, seed=0)
+    (alone,) = engine.generate([Prompt(id="a", question="", gold=None, ids=ids)], sampling, seed=0)
     assert shown_answer(tokenizer.decode(alone.ids), tokenizer) == answers["81"][1] != answers["81"][0]
     found = json.loads(before)
     assert found["no_room"] == {"mt_bench": 1}

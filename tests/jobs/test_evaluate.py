@@ -25,7 +25,7 @@ NUM_BATCHES = NUM_QUESTIONS * SAMPLES // BATCH
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sampled, so that an answer that was drawn anew would show."""
+    """Sampled, so that an answer that was drawn again would show."""
     folder = tmp_path_factory.mktemp("killed")
     problems, _ = read_problems(TinyPrompts(seed=7, count=NUM_QUESTIONS), WorldConfig())
     rows = [{"question": p.question, "answer": final_answer(p.solution or "")} for p in problems]

@@ -171,7 +171,7 @@ def test_responses_without_a_second_token_have_no_aslec_score_and_are_counted(
     assert all(not p.id.endswith("#1") for p in pairs_of(run / "select-aslec_drop"))
 
 
-def test_unusable_responses_are_put_aside_with_reasons(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_responses_are_rejected_with_reasons(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change_rows(run / "rollouts", {"teacher_ids": [9999]}, samples=[0])
     assert call(run, "--select.score", "correct") == 0
     assert "12 responses are left out; the first: block 0, prompt 'tiny-2-0', sample 0" in capsys.readouterr().err

@@ -24,7 +24,7 @@ UPDATES = 8
 SHORT = [
     *["jobs.distill", "--distill.num_updates", str(UPDATES), "--distill.batch_size", "8"],
     *["--distill.micro_batch_size", "2", "--distill.lora.r", "4", "--distill.checkpoint_every", "1000"],
-    # Scores of an earlier epoch were judged in other company; judged anew, on a machine without them, they differ by rounding.
+    # Scores of an earlier epoch were judged in other company; judged again, on a machine without them, they differ by rounding.
     *["--judge.type=value_head", "--judge.cache=null"],
 ]
 

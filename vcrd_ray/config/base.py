@@ -34,12 +34,12 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra
         yield prefix + name, isinstance(extra, dict) and bool(extra.get("free_to_change"))
-        for inner in leaf_types(field.annotation):
+        for inner in member_types(field.annotation):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 yield from keys(inner, f"{prefix}{name}.")
 
 
-def leaf_types(annotation: Any) -> list[Any]:
+def member_types(annotation: Any) -> list[Any]:
     """The types that a union or a container is made of."""
     arguments = get_args(annotation)
-    return [leaf for argument in arguments for leaf in leaf_types(argument)] if arguments else [annotation]
+    return [member for argument in arguments for member in member_types(argument)] if arguments else [annotation]

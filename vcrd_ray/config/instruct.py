@@ -74,7 +74,7 @@ class EndpointSection(_Section):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="How the endpoint calls that limit; OpenAI's reasoning models know the second"
     )
-    seed: int | None = Field(default=None, description="Sent to the endpoint; another seed asks anew; none: not sent")
+    seed: int | None = Field(default=None, description="Sent to the endpoint; another seed asks again; none: not sent")
     prices: dict[str, PriceSection] = Field(
         default={}, description="Price of each model by its name; cost is unknown where there is none"
     )

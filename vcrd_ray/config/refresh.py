@@ -1,4 +1,4 @@
-"""Student responses made anew while the student trains."""
+"""Student responses regenerated while the student trains."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RefreshSection(EnginePool):
 
     @property
     def on(self) -> bool:
-        """Whether responses are written anew at all."""
+        """Whether responses are regenerated at all."""
         return self.every != 0
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class SftSection(TrainingSection):
 
 
 class RolloutsSection(Section):
-    """Responses of each model for each prompt: made once, and the student's anew while it trains if asked for."""
+    """Responses of each model for each prompt: made once, and the student's regenerated while it trains if asked for."""
 
     prompts: Prompts = TinyPrompts(seed=2, count=2000)
     sampling: SamplingSection = SamplingSection()

@@ -137,7 +137,7 @@ def tokenize_prompts(
             reason = f"prompt of {len(ids)} tokens is longer than {max_length}"
             rejects.append(Reject(row=problem.id, reason=reason, kind="too_long"))
             continue
-        prompts.append(Prompt(id=problem.id, question=problem.question, answer=problem.solution, ids=ids))
+        prompts.append(Prompt(id=problem.id, question=problem.question, gold=problem.solution, ids=ids))
     if not prompts:
         raise DataError(f"no prompt is left of {len(problems)}: all are longer than {max_length} tokens")
     return prompts, rejects

@@ -126,7 +126,7 @@ def write_block(
             "prompt_id": prompt_id,
             "sample": sample,
             "question": prompt.question,
-            "answer": prompt.answer,
+            "answer": prompt.gold,
             "prompt_ids": prompt.ids,
         }
         for side, (rollout, text) in zip(SIDES, both, strict=True):

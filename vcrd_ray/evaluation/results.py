@@ -97,7 +97,7 @@ def _metric(
         wilson = accuracy(correct=correct, total=total, confidence=confidence)
         value, low, high = wilson.pass_at_1, wilson.low, wilson.high
     else:
-        # Answers to one question are alike: questions, not answers, are what is drawn anew.
+        # Answers to one question are alike: questions, not answers, are what is drawn again.
         shares = [c.num_correct / c.num_samples for c in counts]
         value = sum(shares) / len(shares)
         low, high = mean_interval(shares, confidence=confidence)

@@ -34,7 +34,7 @@ class ScoreStore:
     """Logits by key, at most `max_bytes` of them; the least recently used are dropped. Safe for several processes."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        """Open the file at `path`, or make it. One that is no such store is renamed and begun anew.
+        """Open the file at `path`, or make it. One that is no such store is renamed and started afresh.
 
         Raises:
             sqlite3.OperationalError, OSError: the file is well or out of reach, but cannot be opened now.
@@ -53,7 +53,7 @@ class ScoreStore:
             path.rename(damaged)
             for log in ("-wal", "-shm"):
                 path.with_name(path.name + log).unlink(missing_ok=True)
-            _LOG.warning("%s is no readable score cache (%s): kept as %s, begun anew", path, error, damaged.name)
+            _LOG.warning("%s is no readable score cache (%s): kept as %s, started afresh", path, error, damaged.name)
             self._connection = self._open()
 
     def get(self, keys: Sequence[bytes]) -> list[tuple[FloatArray, FloatArray] | None]:

@@ -27,9 +27,9 @@ class Action(Enum):
     REQUEST_TEACHER = "request_teacher"
     """Ask for a micro-batch's teacher signals (and for the scores that depend on them alone); do not wait."""
     FORWARD = "forward"
-    """Wait for the teacher's signals, run the student, compute loss rows, ask the judge; do not wait for the judge."""
+    """Wait for the teacher's signals, run the student, compute divergences, ask the judge; do not wait for the judge."""
     BACKWARD = "backward"
-    """Wait for the judge, weight the rows, backpropagate."""
+    """Wait for the judge, weight the tokens, backpropagate."""
     STEP = "step"
     """Optimizer update."""
 

@@ -250,5 +250,5 @@ def _assumptions(config: Config, shapes: Shapes, time: TimePlan | None) -> list[
         said.append(f"{section.network_gbit_s:g} Gbit/s between nodes")
     said.append(f"service times vary by {section.variation:.0%}")
     if config.rollouts.refresh.on:
-        said.append("waiting for responses that are written anew (rollouts.refresh) is not simulated")
+        said.append("waiting for regenerated responses (rollouts.refresh) is not simulated")
     return said

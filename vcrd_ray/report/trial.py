@@ -73,5 +73,5 @@ def _accuracy(config: Config, model: Path) -> float:
     for start in range(0, len(prompts), section.batch_size):
         batch = prompts[start : start + section.batch_size]
         for prompt, rollout in zip(batch, engine.generate(batch, section.sampling, seed=0), strict=True):
-            correct += is_correct(tokenizer.decode(rollout.ids, skip_special_tokens=True), prompt.answer)
+            correct += is_correct(tokenizer.decode(rollout.ids, skip_special_tokens=True), prompt.gold)
     return correct / len(prompts)

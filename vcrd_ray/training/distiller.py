@@ -130,7 +130,7 @@ class Distiller(Loop):
             **({} if on_policy is None else {"needs": on_policy.staleness.version}),
         )
         if on_policy is not None:
-            on_policy.order(done=first_update, stop=stop, threshold=self._progress.threshold)
+            on_policy.request(done=first_update, stop=stop, threshold=self._progress.threshold)
         for op in operations:
             with self._span(op.action.value):
                 match op.action:
@@ -143,7 +143,7 @@ class Distiller(Loop):
                     case Action.STEP:
                         report = self._step(op.update, telemetry, decisions, started)
                         if on_policy is not None:
-                            on_policy.order(done=op.update + 1, stop=stop, threshold=self._progress.threshold)
+                            on_policy.request(done=op.update + 1, stop=stop, threshold=self._progress.threshold)
                         on_update(report)
                         telemetry, decisions, started = Telemetry(), [], time.perf_counter()
 

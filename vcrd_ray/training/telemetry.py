@@ -23,7 +23,7 @@ _SATURATED = 0.01
 _EXTREMES = 2  # most amplified and most attenuated decisions kept of each micro-batch and side
 
 _SUMS = (
-    "rows",
+    "response_tokens",
     "loss",
     "unweighted",
     "divergence",
@@ -111,7 +111,7 @@ class Telemetry:
             span, sums = batch.layout.span(side), self._sums[side]
             weight = weights.weight[span]
             judged = weights.judged[span]
-            sums["rows"] += len(weight)
+            sums["response_tokens"] += len(weight)
             sums["loss"] += float((coefficient[span] * weight * divergence[span]).sum())
             sums["unweighted"] += float((coefficient[span] * divergence[span]).sum())
             sums["divergence"] += float(divergence[span].sum())
@@ -159,24 +159,24 @@ class Telemetry:
         figures = {"loss": total["loss"]}
         for side, of_side in sums.items():
             figures[f"loss/{side}_prefix"] = of_side["loss"]
-            figures[f"divergence/{side}_prefix"] = _share(of_side["divergence"], of_side["rows"])
-            figures[f"weights/mean_{side}_prefix"] = _share(of_side["weight"], of_side["rows"])
+            figures[f"divergence/{side}_prefix"] = _share(of_side["divergence"], of_side["response_tokens"])
+            figures[f"weights/mean_{side}_prefix"] = _share(of_side["weight"], of_side["response_tokens"])
         figures |= {
             # What the weights leave of the loss that the same tokens would have without them.
             "weights/strength": _share(total["loss"], total["unweighted"]),
-            "weights/mean": _share(total["weight"], total["rows"]),
+            "weights/mean": _share(total["weight"], total["response_tokens"]),
             "weights/mean_judged": _share(total["weight_judged"], total["judged"]),
             "weights/share_above_one_judged": _share(total["above_one"], total["judged"]),
-            "weights/share_at_least_one_all": _share(total["at_least_one"], total["rows"]),
-            "weights/clip_rate": _share(total["clipped"], total["rows"]),
-            "proposals/agreement": _share(total["agree"], total["rows"]),
+            "weights/share_at_least_one_all": _share(total["at_least_one"], total["response_tokens"]),
+            "weights/clip_rate": _share(total["clipped"], total["response_tokens"]),
+            "proposals/agreement": _share(total["agree"], total["response_tokens"]),
             "judge/judged_rows": total["judged"],
             "judge/invalid_rows": total["invalid"],
             "judge/set_aside_rows": counts["quarantined"],
             "judge/retries": counts["retries"],
             "judge/replica_deaths": counts["replica_deaths"],
             "judge/saturation": _share(total["saturated"], total["judged"]),
-            "rows": total["rows"],
+            "rows": total["response_tokens"],
             "tokens": counts["tokens"],
             "judge/tokens": counts["judge_tokens"],
             "time/teacher_s": seconds["teacher"],

@@ -83,7 +83,7 @@ def test_a_directory_made_otherwise_is_not_gone_on_with(rollouts_dir: Path) -> N
 
 
 def test_samples_are_told_apart_and_the_first_keeps_the_prompts_id() -> None:
-    prompt = Prompt(id="a#b-3", question="q", answer=None, ids=np.zeros(1, np.int32))
+    prompt = Prompt(id="a#b-3", question="q", gold=None, ids=np.zeros(1, np.int32))
     ids = [p.id for p in with_samples([prompt], 3)]
     assert ids == ["a#b-3", "a#b-3#1", "a#b-3#2"]
     assert [split_pair_id(i) for i in ids] == [("a#b-3", 0), ("a#b-3", 1), ("a#b-3", 2)]

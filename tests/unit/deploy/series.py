@@ -55,7 +55,7 @@ REFRESH = frozenset(
         "wait/rollouts_s",
     }
 )
-"""What it gives beside them, where the student's responses are written anew while it trains."""
+"""What it gives beside them, where the student's responses are regenerated while it trains."""
 
 STEP = frozenset(
     {

@@ -142,10 +142,10 @@ def test_a_prompt_whose_response_could_be_cut_is_refused(generator: Engine, prom
 
 
 def test_ids_of_bytes_of_a_character_come_back_as_they_were_drawn(generator: Engine) -> None:
-    """No detokenising and tokenising anew between: a prompt that ends inside a character is as good as any."""
+    """No detokenising and tokenising again between: a prompt that ends inside a character is as good as any."""
     tokenizer = load_tokenizer(resolve_model(TEACHER))
     ids = np.asarray(tokenizer.encode("€", add_special_tokens=False)[:1], dtype=np.int32)
-    prompt = Prompt(id="half", question="", answer=None, ids=np.concatenate([ids, ids]))
+    prompt = Prompt(id="half", question="", gold=None, ids=np.concatenate([ids, ids]))
     (found,) = generator.generate([prompt], SamplingSection(temperature=0.0, max_new_tokens=4), seed=0)
     assert found.ids.tolist() == greedy_by_hand(prompt, 4).ids.tolist()
 

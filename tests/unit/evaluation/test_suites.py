@@ -57,7 +57,7 @@ class Sums(Benchmark):
 
 
 def prompt(id: str) -> Prompt:
-    return Prompt(id=id, question="2 + 2?", answer=None, ids=np.arange(3, dtype=np.int32))
+    return Prompt(id=id, question="2 + 2?", gold=None, ids=np.arange(3, dtype=np.int32))
 
 
 def answer(id: str, text: str) -> Answer:

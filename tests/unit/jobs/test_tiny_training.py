@@ -94,12 +94,12 @@ def test_only_the_last_line_decides_whether_a_response_is_right(
 def test_eos_and_special_leaves_are_not_judged(tokenizer: PreTrainedTokenizerFast) -> None:
     response = [*tokenizer.encode("12+7=18\n#### 18"), tokenizer.eos_token_id]
     (nine,) = tokenizer.encode("9")
-    leaves = [nine] * 7 + [tokenizer.eos_token_id] * 6
-    record = labelled(PROBLEM, response, leaves, tokenizer)
+    branches = [nine] * 7 + [tokenizer.eos_token_id] * 6
+    record = labelled(PROBLEM, response, branches, tokenizer)
     assert record.context[0] == tokenizer.bos_token_id
     assert record.response == response[:-1]
     assert record.labels == [1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
-    assert record.leaf_labels == [0, 0, 0, 0, 0, 0, 1] + [NO_LABEL] * 5
+    assert record.branch_labels == [0, 0, 0, 0, 0, 0, 1] + [NO_LABEL] * 5
 
 
 def test_a_packed_leaf_scores_as_if_it_stood_in_the_response(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -107,14 +107,14 @@ def test_a_packed_leaf_scores_as_if_it_stood_in_the_response(tokenizer: PreTrain
     records = []
     for text in ("12+7=18\n#### 18", "7+12 is"):
         response = tokenizer.encode(text)
-        leaves = [token + 1 for token in response]
-        records.append(labelled(PROBLEM, response, leaves, tokenizer))
+        branches = [token + 1 for token in response]
+        records.append(labelled(PROBLEM, response, branches, tokenizer))
     packed = pack(records, pad_id=0)
     logits = judge(packed.ids, positions=packed.positions, allowed=packed.allowed)
     for row, record in enumerate(records):
-        for position, leaf in enumerate(record.leaves):
-            alone = judge(torch.tensor([[*record.context, *record.response[:position], leaf]]))[0, -1]
-            column = packed.ids.shape[1] - len(records[0].leaves) + position
+        for position, branch in enumerate(record.branches):
+            alone = judge(torch.tensor([[*record.context, *record.response[:position], branch]]))[0, -1]
+            column = packed.ids.shape[1] - len(records[0].branches) + position
             assert torch.allclose(logits[row, column], alone, atol=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_corruptions_are_nearly_always_invalid(tokenizer: PreTrainedTokenizerFas
         for _ in range(50)
         for label in labelled(
             PROBLEM, response, [corruption.draw(token, rng) for token in response], tokenizer
-        ).leaf_labels
+        ).branch_labels
     ]
     assert 0.7 < labels.count(0) / len(labels) < 1.0
 

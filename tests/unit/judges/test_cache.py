@@ -1,4 +1,4 @@
-"""Kept scores: asked once, the same as asked anew, bounded, and never wrong because of a damaged file."""
+"""Kept scores: asked once, the same as asked again, bounded, and never wrong because of a damaged file."""
 
 from __future__ import annotations
 

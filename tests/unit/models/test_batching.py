@@ -84,6 +84,6 @@ def test_packing_keeps_every_token_once_and_every_row_in_its_length(sizes: list[
     assert sorted(packed.ids[packed.ids != 0].tolist()) == sorted(np.concatenate([*prompts, *responses]).tolist())
     read = packed.ids[packed.token_sequence, packed.token_index + 1].tolist()
     assert sorted(read) == sorted(np.concatenate(responses).tolist())
-    # A sequence begins wherever positions begin anew.
+    # A sequence begins wherever positions start again.
     begins = int((packed.positions[packed.ids != 0] == 0).sum())
     assert begins == len(sizes)

@@ -52,7 +52,7 @@ class CodeBenchmark(Benchmark):
                 # The response goes on inside the code block that these words open.
                 text = chat_text(asked.user, tokenizer) + asked.response_prefix
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            found.append(Prompt(id=task.id, question=task.prompt, answer=None, ids=np.asarray(ids, dtype=np.int32)))
+            found.append(Prompt(id=task.id, question=task.prompt, gold=None, ids=np.asarray(ids, dtype=np.int32)))
         return found
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:

@@ -64,7 +64,7 @@ class Questions:
                 continue
             # Turns of one question are drawn apart by their names.
             name = item.id if turn == 0 else f"{item.id}@turn-{turn + 1}"
-            asked[item.id] = Prompt(id=name, question=item.turns[turn], answer=None, ids=ids)
+            asked[item.id] = Prompt(id=name, question=item.turns[turn], gold=None, ids=ids)
         return asked
 
     def take(self, id: str, answer: str) -> None:

@@ -133,5 +133,5 @@ class ReplyCache:
 
     def _unusable(self, error: Exception) -> DataError:
         return DataError(
-            f"judge replies: {self.path} cannot be used ({error}); free it or make room, or move it away to begin anew"
+            f"judge replies: {self.path} cannot be used ({error}); free it or make room, or move it away to start again"
         )

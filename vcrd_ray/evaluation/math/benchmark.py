@@ -58,7 +58,7 @@ class MathBenchmark(Benchmark):
 
     def prompts(self, tokenizer: Any) -> list[Prompt]:
         return [
-            Prompt(id=str(item.idx), question=item.question, answer=item.gold, ids=self._prompt_ids(item, tokenizer))
+            Prompt(id=str(item.idx), question=item.question, gold=item.gold, ids=self._prompt_ids(item, tokenizer))
             for item in self.items
         ]
 

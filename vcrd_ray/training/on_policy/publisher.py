@@ -129,7 +129,7 @@ class Publisher:
                     self._store.remove(name)
 
     def _barrier(self) -> None:
-        # No rank may name a version in an order before it has its name on disk.
+        # No rank may name a version in a request before it has its name on disk.
         self._backend.sum_over_ranks(torch.zeros(1, device=self._backend.student.device))
 
     @torch.no_grad()

@@ -22,18 +22,18 @@ class PolicyVersion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponseRequest:
-    """Micro-batches of one rank and update whose student responses are to be written anew."""
+    """Micro-batches of one rank and update whose student responses are to be regenerated."""
 
     version: PolicyVersion
     batches: tuple[PairBatch, ...]
-    """With the student responses that there are; those written anew take their place."""
+    """With the student responses that there are; regenerated ones take their place."""
     renewed: tuple[tuple[bool, ...], ...]
-    """For each pair of each batch, whether its response is written anew."""
+    """For each pair of each batch, whether its response is regenerated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """What an order brought, beside its batches."""
+    """What a request brought, beside its batches."""
 
     version: int
     rollouts: tuple[Rollout, ...]
@@ -65,6 +65,6 @@ class AnswerSource(Protocol):
 class ResponseSource(Protocol):
     """The student as it was some updates ago, as the update loop sees it."""
 
-    def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
+    def request(self, request: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
         """Ask for responses; does not wait. One answer a batch."""
         ...

@@ -1,4 +1,4 @@
-"""Responses written anew, on disk: one Parquet file an update and rank, to be used again, looked at, or counted.
+"""Regenerated responses on disk: one Parquet file an update and rank, to be used again, looked at, or counted.
 
 responses/update-000012-rank-000.parquet
 """

@@ -1,6 +1,6 @@
-"""One rank's new responses: ordered as soon as their version is out, fetched when their update comes. Knows no Ray.
+"""One rank's new responses: asked for as soon as their version is out, fetched when their update comes. Knows no Ray.
 
-Invariant: an update's orders are sent exactly once in a stretch of updates, before anything of it is asked for, and
+Invariant: an update's requests are sent exactly once in a stretch of updates, before anything of it is asked for, and
 all of them are of version `StalenessRule.version(update)`.
 """
 
@@ -21,11 +21,11 @@ from vcrd_ray.types import PairBatch, RolloutPair
 
 @dataclass(frozen=True, kw_only=True)
 class _Requested:
-    """An update whose responses have been ordered."""
+    """An update whose responses have been asked for."""
 
     batches: tuple[Future[PairBatch], ...]
     written: Future[Written] | None
-    """None: nothing of it is written anew."""
+    """None: nothing of it is regenerated."""
 
 
 class OnPolicyRollouts:
@@ -55,13 +55,13 @@ class OnPolicyRollouts:
         self._versions = {number: self._publisher.find(number) for number in self.staleness.needed(first)}
         self._requested = {}
 
-    def order(self, *, done: int, stop: int, threshold: float | None) -> None:
-        """Order responses for all updates before `stop` whose version is out, and that have none ordered yet."""
+    def request(self, *, done: int, stop: int, threshold: float | None) -> None:
+        """Ask for the responses of all updates before `stop` whose version is out, and that were not asked for yet."""
         for update in range(done, stop):
             if self.staleness.version(update) > done:
                 return
             if update not in self._requested:
-                self._requested[update] = self._order(update, threshold)
+                self._requested[update] = self._ask(update, threshold)
 
     def take(self, update: int, micro: int) -> Future[PairBatch]:
         """A micro-batch with its responses, once they are written."""
@@ -85,7 +85,7 @@ class OnPolicyRollouts:
         self._versions = {number: ref for number, ref in self._versions.items() if number in kept}
         return kept
 
-    def _order(self, update: int, threshold: float | None) -> _Requested:
+    def _ask(self, update: int, threshold: float | None) -> _Requested:
         version = self.staleness.version(update)
         micros = range(self._batches.order.num_micro_batches)
         batches = [self._batches.micro_batch(update, micro, threshold) for micro in micros]
@@ -93,12 +93,12 @@ class OnPolicyRollouts:
         batches = [self._with_earlier(batch, new, version) for batch, new in zip(batches, renewed, strict=True)]
         if not any(map(any, renewed)):
             return _Requested(batches=tuple(done(batch) for batch in batches), written=None)
-        order = ResponseRequest(version=self._versions[version], batches=tuple(batches), renewed=tuple(renewed))
-        answers, written = self._source.order(order)
+        request = ResponseRequest(version=self._versions[version], batches=tuple(batches), renewed=tuple(renewed))
+        answers, written = self._source.request(request)
         return _Requested(batches=tuple(answers), written=written)
 
     def _renewed(self, batch: PairBatch, version: int) -> tuple[bool, ...]:
-        """Which responses are written anew: those that take part, if a version is out, with the configured probability."""
+        """Which responses are regenerated: those that take part, if a version is out, with the configured probability."""
         progress = batch.update / self._batches.num_updates
         match self._share:
             case "decreasing":
@@ -113,7 +113,7 @@ class OnPolicyRollouts:
         )
 
     def _with_earlier(self, batch: PairBatch, renewed: tuple[bool, ...], version: int) -> PairBatch:
-        """Those that are not written anew, with the last response that was written for them."""
+        """Those that are not regenerated, with the last response that was written for them."""
         pairs = (
             pair if new or version == 0 or len(pair.student_ids) == 0 else self._last(pair, batch.update, version)
             for pair, new in zip(batch.pairs, renewed, strict=True)

@@ -97,7 +97,7 @@ class Validator:
         for asked in there:
             self._asked.remove(asked)
             pairs = zip(asked.answers.result(), self._prompts, strict=True)
-            correct = sum(is_correct(self._decode(rollout.ids), prompt.answer) for rollout, prompt in pairs)
+            correct = sum(is_correct(self._decode(rollout.ids), prompt.gold) for rollout, prompt in pairs)
             figures = accuracy(correct=correct, total=len(self._prompts), confidence=CONFIDENCE)
             row = {"update": asked.version.number, **figures.model_dump()}
             with (self._run_dir / WATCHED).open("a", encoding="utf-8") as log:

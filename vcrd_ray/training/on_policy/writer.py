@@ -1,6 +1,6 @@
 """Holds one version of the student at a time and writes responses with it. Knows nothing of Ray or training.
 
-An order names its version, so a writer that was just started, or that missed some, becomes the right one before it
+A request names its version, so a writer that was just started, or that missed some, becomes the right one before it
 answers: there is no way to be asked with the wrong weights.
 """
 
@@ -71,20 +71,20 @@ class ResponseWriter:
         self._version: PolicyVersion | None = None
         self._canary_difference = 0.0
 
-    def write(self, order: ResponseRequest) -> tuple[list[PairBatch], Written]:
-        """The order's batches with their new responses.
+    def write(self, request: ResponseRequest) -> tuple[list[PairBatch], Written]:
+        """The request's batches with their new responses.
 
         Raises:
             SyncError: the version did not arrive in time, not as it was sent, or is not what answers.
         """
         started = time.perf_counter()
-        fresh = self._version != order.version
+        fresh = self._version != request.version
         if fresh:
-            self._become(order.version)
+            self._become(request.version)
         synced = time.perf_counter()
         wanted = [
             (batch.update, pair)
-            for batch, renewed in zip(order.batches, order.renewed, strict=True)
+            for batch, renewed in zip(request.batches, request.renewed, strict=True)
             for pair, new in zip(batch.pairs, renewed, strict=True)
             if new
         ]
@@ -93,14 +93,14 @@ class ResponseWriter:
 
         def renew(pair: RolloutPair) -> RolloutPair:
             written.append(next(rollouts))
-            return replace(pair, student_ids=written[-1].ids, student_version=order.version.number)
+            return replace(pair, student_ids=written[-1].ids, student_version=request.version.number)
 
         batches = [
             replace(batch, pairs=tuple(renew(p) if new else p for p, new in zip(batch.pairs, renewed, strict=True)))
-            for batch, renewed in zip(order.batches, order.renewed, strict=True)
+            for batch, renewed in zip(request.batches, request.renewed, strict=True)
         ]
         return batches, Written(
-            version=order.version.number,
+            version=request.version.number,
             rollouts=tuple(written),
             seconds=time.perf_counter() - synced,
             sync_s=synced - started if fresh else 0.0,
@@ -122,7 +122,7 @@ class ResponseWriter:
         return made
 
     def _become(self, ref: PolicyVersion) -> None:
-        """Load a version and let the canary sing, or raise; until both are done this writer holds no version."""
+        """Load a version and compare its log-probabilities of the canary; this writer holds no version until both succeeded."""
         self._version = None
 
         def load() -> float:
@@ -155,7 +155,7 @@ class ResponseWriter:
         settings = self._settings
         # Random numbers are drawn by the prompt's id: a pair that comes again in another update is sampled apart.
         prompts = [
-            Prompt(id=f"{pair.id}@{update}", question=pair.question, answer=None, ids=pair.prompt_ids)
+            Prompt(id=f"{pair.id}@{update}", question=pair.question, gold=None, ids=pair.prompt_ids)
             for update, pair in wanted
         ]
         room = settings.max_length - min(len(prompt.ids) for prompt in prompts)
@@ -207,9 +207,9 @@ class LocalResponses(ResponseSource, AnswerSource):
     def __init__(self, writer: ResponseWriter) -> None:
         self._writer = writer
 
-    def order(self, order: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
-        work = Deferred(lambda: self._writer.write(order))
-        batches = [Deferred(lambda i=i: work.result()[0][i]) for i in range(len(order.batches))]  # type: ignore[misc]
+    def request(self, request: ResponseRequest) -> tuple[list[Future[PairBatch]], Future[Written]]:
+        work = Deferred(lambda: self._writer.write(request))
+        batches = [Deferred(lambda i=i: work.result()[0][i]) for i in range(len(request.batches))]  # type: ignore[misc]
         return list(batches), Deferred(lambda: work.result()[1])
 
     def answer(self, version: PolicyVersion, prompts: tuple[Prompt, ...]) -> LocalAnswers:

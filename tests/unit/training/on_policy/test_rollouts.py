@@ -1,4 +1,4 @@
-"""Distillation in this process with responses written anew: who learns from which version, and what must be equal."""
+"""Distillation in this process with regenerated responses: who learns from which version, and what must be equal."""
 
 from __future__ import annotations
 
@@ -193,12 +193,12 @@ def test_what_is_not_written_anew_is_the_last_that_was(
     written: dict[str, list[tuple[int, int, list[int]]]] = {}
     for update, version, pair, ids in run.kept():
         written.setdefault(pair, []).append((update, version, ids))
-    seen = {"anew": 0, "again": 0, "offline": 0}
+    seen = {"new": 0, "again": 0, "offline": 0}
     for update, pair in sorted({(u, p.id): (u, p) for u, p in learnt}.values(), key=lambda found: found[0]):
         before = [(v, ids) for u, v, ids in written.get(pair.id, []) if u <= update]
         if before:
             assert (pair.student_version, pair.student_ids.tolist()) == before[-1]
-            seen["anew" if any(u == update for u, _, _ in written[pair.id]) else "again"] += 1
+            seen["new" if any(u == update for u, _, _ in written[pair.id]) else "again"] += 1
         else:
             assert pair.student_version == 0 and pair.student_ids.tolist() == offline[pair.id]
             seen["offline"] += 1
