@@ -129,12 +129,12 @@ def _fit(job: RankJob) -> None:
 
 def warn_of_quarantined(run_dir: Path) -> None:
     """Tell the person who waits for the run; what the ranks log is in Ray's files only."""
-    rows = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
-    if rows:
+    tokens = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
+    if tokens:
         logger.warning(
-            "%d rows were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in"
+            "%d tokens were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in"
             " %s)",
-            *(rows, run_dir / "metrics.jsonl"),
+            *(tokens, run_dir / "metrics.jsonl"),
         )
 
 
