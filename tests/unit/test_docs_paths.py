@@ -13,6 +13,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("dep
 OURS = "vcrd_ray|actors|jobs|deploy|tests|docs"
 
 
+def test_every_module_stands_in_the_tree_of_the_architecture() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## The way of one micro-batch")[0]
+    modules = [path for package in ("vcrd_ray", "actors", "jobs") for path in (ROOT / package).rglob("[!_]*.py")]
+    named = set(re.findall(r"[\w/]+\.py", tree))
+    assert len(modules) > 200 and not sorted(str(path) for path in modules if path.name not in named)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
 def test_paths_and_modules_in_documents_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
