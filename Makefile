@@ -1,6 +1,6 @@
 # make demo        the whole main job on this machine, about five minutes
-# make test        lint, types, import contracts, and what holds, each claim once: some 20 minutes on two cores
-# make test-quick  the part of the suite that starts nothing
+# make test        lint, types, import contracts, and what holds, each claim once: eleven minutes on two cores
+# make test-quick  the part of the suite that starts nothing: one minute
 # make test-all    everything there is but for GPUs, more than an hour; wants an idle machine
 PYTHON ?= python3.11
 VENV ?= .venv
