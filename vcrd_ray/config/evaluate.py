@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, Section
+from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, THINKING, Section, Thinking
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.instruct import InstructSection
 
@@ -67,7 +67,8 @@ class MathSection(Section):
     graders: tuple[Literal["qwen", "math_verify"], ...] = Field(
         default=("qwen", "math_verify"),
         min_length=1,
-        description="Rules of grading; the first one's figure is the headline",
+        description="Rules of grading; the first one's figure is the headline. qwen repeats the program that published scores"
+        " were made with, which takes 18 for 1800 and [0,1) for (0,1); math_verify compares mathematics",
     )
     mode: Literal["strict", "reference"] = Field(
         default="strict",
@@ -192,6 +193,11 @@ class EvaluateSection(Section):
     batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")
     replicas: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Engine actors")
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1, description="Level of the Wilson interval")
+    thinking: Thinking = Field(
+        default=THINKING,
+        description="What opens and closes a reasoning model's thinking, which is taken off before an answer is read;"
+        " none: whole responses are read, as published scores of other models were",
+    )
     math: MathSection = MathSection()
     code: CodeSection = CodeSection()
     instruct: InstructSuiteSection = InstructSuiteSection()
