@@ -26,6 +26,7 @@ from vcrd_ray.grading.thinking import ThinkingState, read_answer
 GraderName = Literal["last_number", "math_verify"]
 
 _MOST_WORKERS = 8
+_PER_WORKER = 64  # responses that are worth the start of a process
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +133,7 @@ def _unreadable(golds: tuple[Gold, ...]) -> frozenset[Gold]:
 
 
 def _decided(pairs: Sequence[tuple[Gold, str]]) -> list[Grade]:
-    workers = max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)), len(pairs)))
+    workers = max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)), len(pairs) // _PER_WORKER))
     with GradingPool(AnswerGrader(), PoolLimits(workers=workers)) as pool:
         return pool.grade(pairs)
 

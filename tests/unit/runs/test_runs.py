@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
@@ -42,6 +43,25 @@ def test_another_configuration_is_refused_and_the_keys_are_named(tmp_path: Path)
     with pytest.raises(RunDirectoryError, match=r"distill\.chunk_rows: 256 then, 7 now") as caught:
         RunDirectory(tmp_path, "j", changed, sections=("run", "distill"))
     assert "overlap" not in str(caught.value), "how a run is carried out may change"
+
+
+@pytest.mark.parametrize("key", ["evaluate.thinking", "evaluate.math.timeout_s", "run.seed"])
+def test_a_key_that_an_earlier_version_did_not_know_had_its_default(tmp_path: Path, key: str) -> None:
+    *sections, name = key.split(".")
+    with RunDirectory(tmp_path, "job", Config(), sections=("run", "evaluate")) as directory:
+        file = directory.path / "config.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    section = content
+    for one in sections:
+        section = section[one]
+    value = section.pop(name)
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with RunDirectory(tmp_path, "job", Config(), sections=("run", "evaluate")):
+        pass
+    section[name] = "another"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(RunDirectoryError, match=f"{key}: 'another' then, {re.escape(repr(value))} now"):
+        RunDirectory(tmp_path, "job", Config(), sections=("run", "evaluate"))
 
 
 def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
