@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, THINKING, Section, Thinking
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
@@ -202,3 +202,16 @@ class EvaluateSection(Section):
     code: CodeSection = CodeSection()
     instruct: InstructSuiteSection = InstructSuiteSection()
     lm_eval: HarnessSection = HarnessSection()
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        # Of a list the command line reads null as its one member.
+        return None if value == [None] else value
+
+    @field_validator("thinking")
+    @classmethod
+    def _marks_differ(cls, value: Thinking) -> Thinking:
+        if value is not None and value[0] == value[1]:
+            raise ValueError(f"thinking {list(value)} opens and closes alike: name two marks, or null for none")
+        return value

@@ -27,12 +27,20 @@ Parsed = list[Any]
 """Expressions of sympy, most likely one; behind them the text that was read."""
 
 
-def check_installed() -> None:
+def check_installed(*, otherwise: str) -> None:
     """
+    Args:
+        otherwise: what to do without it.
+
     Raises:
-        ConfigError: the library is not installed.
+        ConfigError: the library is not installed, or the one that limits its time.
     """
-    _library()
+    try:
+        import pebble  # noqa: F401
+
+        _library()
+    except ImportError as error:
+        raise ConfigError(f"grader math_verify: {error}; install vcrd-ray[math] or {otherwise}") from None
 
 
 def is_right(gold: str, reply: str, *, letters: bool = False) -> tuple[bool, str | None]:
@@ -82,11 +90,9 @@ def _verify(gold: Parsed, predicted: Parsed) -> bool:
 
 @cache
 def _library() -> tuple[Callable[[str, bool], Parsed], Callable[[Parsed, Parsed], bool]]:
-    try:
-        import math_verify  # type: ignore[import-untyped]
-        from math_verify import grader
-    except ImportError as error:
-        raise ConfigError(f"grader math_verify: {error}; install vcrd-ray[math] or take the grader qwen") from None
+    import math_verify  # type: ignore[import-untyped]
+    from math_verify import grader
+
     # It warns that it has no alarm.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     # It has no setting for this, and calls it wherever two numbers meet: in sets, matrices, intervals and equations, too.

@@ -18,7 +18,6 @@ from vcrd_ray.data.final_answers import is_correct
 from vcrd_ray.errors import DataError
 from vcrd_ray.grading.golds import Gold, number_of, read_gold, tidy
 from vcrd_ray.grading.mathematics import check_installed, is_readable, is_right, warm_up
-from vcrd_ray.grading.pool import GradingPool, PoolLimits
 from vcrd_ray.grading.protocol import Grade, Grader, Pending, Verdict, graded
 from vcrd_ray.grading.stated import marked_answer, num_boxes, phrased_answer, says_words, words_of
 from vcrd_ray.grading.thinking import ThinkingState, read_answer
@@ -75,7 +74,8 @@ class ResponseGrader:
         self._golds = {text: gold for text, gold in read.items() if isinstance(gold, Gold)}
         self.name: GraderName = "last_number"
         if any(gold.kind != "number" for gold in self._golds.values()):
-            check_installed()
+            odd = next(gold.text for gold in self._golds.values() if gold.kind != "number")
+            check_installed(otherwise=f"give golds of {source} that are plain numbers, which {odd!r} is not")
             self.name = "math_verify"
             unreadable = self._unreadable()
             read |= {text: "not readable" for text in unreadable}
@@ -133,6 +133,9 @@ def _unreadable(golds: tuple[Gold, ...]) -> frozenset[Gold]:
 
 
 def _decided(pairs: Sequence[tuple[Gold, str]]) -> list[Grade]:
+    # Its library is not there for numbers alone.
+    from vcrd_ray.grading.pool import GradingPool, PoolLimits
+
     workers = max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)), len(pairs) // _PER_WORKER))
     with GradingPool(AnswerGrader(), PoolLimits(workers=workers)) as pool:
         return pool.grade(pairs)

@@ -93,7 +93,7 @@ class VerifyGrader(Grader[MathItem]):
     """
 
     def __post_init__(self) -> None:
-        check_installed()
+        check_installed(otherwise="take the grader qwen")
 
     def settle(self, item: MathItem, reply: str) -> Grade | Pending[MathItem]:
         """Only an empty reply is settled."""
