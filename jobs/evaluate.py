@@ -59,10 +59,10 @@ def run(config: Config, *, label: str) -> Accuracy:
         problems, bad_rows = read_problems(config.evaluate.prompts, config.world)
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.
         prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
-        write_rejects(directory.path / "rejects.jsonl", bad_rows)
         golds = [prompt.gold for prompt in prompts]
         thinking, source = config.evaluate.thinking, "evaluate.prompts"
         grader = ResponseGrader(golds, thinking=thinking, source=source, cure=f"set {source}.answer_key")
+        write_rejects(directory.path / "rejects.jsonl", [*bad_rows, *grader.rejects(prompts)])
         started = time.perf_counter()
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:
             samples = directory.path / "samples"

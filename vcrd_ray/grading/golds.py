@@ -26,8 +26,9 @@ _SENTENCE = 4
 _SYMBOLS = 3
 """Letters in a row that may be a product of variables; more are a word."""
 _CURRENCY = r"(?:\\?\$|€|£|¥)"
+_UNIT = r"(?:[A-Za-z]{{{0},}}[\s.]+)*[A-Za-z]{{{0},}}[\s.]*"
 _NUMBER = re.compile(
-    rf"{_CURRENCY}?\s*(-?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?)\s*(?:\\?%|°|{_CURRENCY}|((?:[A-Za-z]{{2,}}[\s.]*)*))"
+    rf"{_CURRENCY}?\s*(-?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?)\s*(?:\\?%|°|{_CURRENCY}|({_UNIT.format(2)})?)"
 )
 _NO_UNITS = frozenset(
     re.findall(
@@ -41,7 +42,8 @@ _SHORT_WORDS = frozenset(
 )
 _IN_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}")
 _FRACTION_WITH_UNIT = re.compile(
-    r"(-?(?:\d+\s+)?\d+\s*/\s*\d+|-?\d*\\d?frac\{\d+\}\{\d+\})\s+((?:[A-Za-z]{3,}[\s.]*)+)"
+    r"(-?(?:\d+\s+)?\d+\s*/\s*\d+|-?\d*\\d?frac\{\d+\}\{\d+\})\s+"
+    rf"({_UNIT.format(3)})"
 )
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?: |\\,|\\ |\{,\})\d{3})+(?![\d])")
 _MIXED = re.compile(r"(?<![\d.^{/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])")

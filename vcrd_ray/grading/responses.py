@@ -15,12 +15,14 @@ from typing import Literal
 
 from vcrd_ray.config.base import Thinking
 from vcrd_ray.data.final_answers import is_correct
+from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
 from vcrd_ray.grading.golds import Gold, number_of, read_gold, tidy
 from vcrd_ray.grading.mathematics import check_installed, is_readable, is_right, warm_up
 from vcrd_ray.grading.protocol import Grade, Grader, Pending, Verdict, graded
 from vcrd_ray.grading.stated import marked_answer, num_boxes, phrased_answer, says_words, words_of
 from vcrd_ray.grading.thinking import ThinkingState, read_answer
+from vcrd_ray.types import Prompt
 
 GraderName = Literal["last_number", "math_verify"]
 
@@ -80,7 +82,8 @@ class ResponseGrader:
             unreadable = self._unreadable()
             read |= {text: "not readable" for text in unreadable}
             self._golds = {text: gold for text, gold in self._golds.items() if text not in unreadable}
-        reasons = [reason for reason in map(read.__getitem__, golds) if isinstance(reason, str)]
+        self._reasons = {text: reason for text, reason in read.items() if isinstance(reason, str)}
+        reasons = [self._reasons[gold] for gold in golds if gold in self._reasons]
         self.refused: dict[str, int] = dict(sorted(Counter(reasons).items()))
         """How many golds are refused, by reason."""
         if not self._golds:
@@ -93,6 +96,11 @@ class ResponseGrader:
     def can_grade(self, gold: str | None) -> bool:
         """Whether a response could meet this gold."""
         return gold in self._golds
+
+    def rejects(self, prompts: Sequence[Prompt]) -> list[Reject]:
+        """Prompts whose golds are refused."""
+        reasons = {prompt.id: self._reasons[prompt.gold] for prompt in prompts if prompt.gold in self._reasons}
+        return [Reject(row=id, reason=f"gold answer: {reason}") for id, reason in reasons.items()]
 
     def grade(self, responses: Sequence[Response]) -> list[Checked]:
         """What became of each, in their order."""
@@ -163,14 +171,21 @@ class AnswerGrader(Grader[Gold]):
         if not stated:
             return Grade(verdict=Verdict.WRONG, prediction=None)
         number = number_of(stated)
-        if item.kind == "number" and number is not None:
+        if item.kind == "number" and number is not None and (num_boxes(reply) < 2 or is_correct(number, item.text)):
             return graded(is_correct(number, item.text), number)
-        return Pending(text=rf"\boxed{{{tidy(stated)}}}", gold=item.text)
+        # Several boxes may be one answer in parts.
+        several = num_boxes(reply) > 1
+        return Pending(text=reply if several else rf"\boxed{{{tidy(stated)}}}", gold=item.text)
 
     def decide(self, pending: Pending[Gold]) -> Grade:
-        """Expressions compared as such."""
+        """Expressions compared as such: the last box, else what the library makes of all."""
         if pending.text == _ITSELF:
             return graded(is_readable(pending.gold), None)
+        marked = marked_answer(pending.text)
+        if marked:
+            right, read = is_right(pending.gold, rf"\boxed{{{tidy(marked)}}}")
+            if right or num_boxes(pending.text) < 2:
+                return graded(right, read)
         return graded(*is_right(pending.gold, pending.text))
 
     def warm_up(self) -> None:
@@ -182,7 +197,6 @@ def _stated(reply: str) -> str | None:
     """The answer that a response marks, or says in a sentence without other words; None where the library has to look."""
     marked = marked_answer(reply)
     if marked is not None:
-        # Several boxes may be one answer in parts.
-        return marked if num_boxes(reply) < 2 else None
+        return marked
     phrased = phrased_answer(reply)
     return phrased if phrased is not None and (number_of(phrased) or not words_of(phrased)) else None

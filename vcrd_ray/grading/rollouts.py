@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from vcrd_ray.grading.figures import GradingFigures, grading_figures
 from vcrd_ray.grading.responses import Checked, Response, ResponseGrader
 from vcrd_ray.grading.thinking import decode_response, opens_thinking, read_answer
 from vcrd_ray.runs.files import write_json
-from vcrd_ray.types import SIDES, IntArray
+from vcrd_ray.types import SIDES, Side
 
 RECORD = "grading.json"
 _CURE = "set rollouts.prompts.answer_key and make the rollouts again in another --run.dir"
@@ -34,15 +34,17 @@ def rollouts_grader(golds: Sequence[str | None], directory: Path, thinking: Thin
     return ResponseGrader(golds, thinking=thinking, source=str(directory), cure=_CURE)
 
 
-def response_of(
-    ids: IntArray, prompt_ids: IntArray, *, gold: str | None, finish_reason: str, tokenizer: Any, thinking: Thinking
-) -> Response:
-    """A response of a directory as it is graded."""
+def response_of(row: Mapping[str, Any], side: Side, *, tokenizer: Any, thinking: Thinking) -> Response:
+    """One side's response of a row of a part, as it is graded.
+
+    Args:
+        row: with `answer`, `prompt_ids`, and of the side `ids` and `finish_reason`.
+    """
     return Response(
-        gold=gold,
-        text=decode_response(ids, tokenizer, thinking),
-        opened=opens_thinking(prompt_ids, tokenizer, thinking),
-        cut_off=finish_reason == "length",
+        gold=row["answer"],
+        text=decode_response(row[f"{side}_ids"], tokenizer, thinking),
+        opened=opens_thinking(row["prompt_ids"], tokenizer, thinking),
+        cut_off=row[f"{side}_finish_reason"] == "length",
     )
 
 
@@ -77,14 +79,7 @@ def keep_grading(directory: Path, manifest: Manifest, tokenizer: Any, thinking: 
     found: dict[str, GradingFigures] = {}
     for side in SIDES:
         responses = [
-            response_of(
-                row[f"{side}_ids"],
-                row["prompt_ids"],
-                gold=row["answer"],
-                finish_reason=row[f"{side}_finish_reason"],
-                tokenizer=tokenizer,
-                thinking=thinking,
-            )
+            response_of(row, side, tokenizer=tokenizer, thinking=thinking)
             for table in read_parts(directory, manifest)
             for row in table.to_pylist()
         ]

@@ -10,7 +10,7 @@ import re
 MARK = "####"
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_PHRASE = re.compile(r"answer\s*(?:is\s*:?|:)\s*([^\n]+)", re.IGNORECASE)
+_PHRASE = re.compile(r"answer\s*+(?:is\b\s*+:?|:)\s*+([^\n]+)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|operatorname)\s*\{([^{}]*)\}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -78,8 +78,7 @@ def plain(answer: str) -> str:
     """Without commands for text, dollar signs, emphasis, case, white space at will and punctuation at the ends."""
     text = _WRAPPED.sub(r"\1", answer)
     text = re.sub(r"<\|[^|\n]*\|>|</s>|\\[,;! ]|[\\$*`\"{}]", " ", text)
-    text = re.sub(r"\s*:\s*", ":", text)
-    return re.sub(r"\s+", " ", text).strip(" .,;:!()").lower()
+    return re.sub(" ?: ?", ":", " ".join(text.split())).strip(" .,;:!()").lower()
 
 
 def says_words(reply: str, gold: str) -> tuple[bool, str | None]:

@@ -56,7 +56,7 @@ def read_answer(text: str, thinking: Thinking, *, opened: bool = False) -> Readi
     return Reading(answer="".join(kept).lstrip("\n"), thinking="finished")
 
 
-def opens_thinking(prompt_ids: IntArray, tokenizer: Any, thinking: Thinking) -> bool:
+def opens_thinking(prompt_ids: IntArray | Sequence[int], tokenizer: Any, thinking: Thinking) -> bool:
     """Whether a prompt ends with the opening mark, as some templates have it: the response then begins inside."""
     if thinking is None:
         return False

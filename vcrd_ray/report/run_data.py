@@ -32,6 +32,8 @@ from vcrd_ray.types import SIDES, Decision, IntArray
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_GRADED = ["prompt_id", "sample", "answer", "prompt_ids"]
+_GRADED += [f"{side}_{name}" for side in SIDES for name in ("ids", "finish_reason")]
 _NAMES = {"teacher": "teacher", "sft": "student after SFT"}
 _ORDER = {"teacher": 0, "sft": 1, "vcrd": 2}
 
@@ -152,26 +154,16 @@ def read_checked(
         vocab_size=len(tokenizer),
         max_length=max_length,
     )
-    columns = ["prompt_id", "sample", "answer", *(f"{side}_finish_reason" for side in SIDES)]
-    facts: dict[str, dict[str, Any]] = {}
-    for block in range(manifest.num_blocks):
-        rows = pq.read_table(part_path(rollouts, block), columns=columns).to_pylist()
-        facts |= {pair_id(row["prompt_id"], row["sample"]): row for row in rows}
+    rows = {
+        pair_id(row["prompt_id"], row["sample"]): row
+        for block in range(manifest.num_blocks)
+        for row in pq.read_table(part_path(rollouts, block), columns=_GRADED).to_pylist()
+    }
     prompts = dict.fromkeys(split_pair_id(pair.id)[0] for pair in pairs)
     numbers = {prompt: number for number, prompt in enumerate(prompts)}
     drawn = [pairs[index] for index in np.random.default_rng(seed).permutation(len(pairs))]
     sides = [(pair, side) for pair in drawn for side in SIDES]
-    responses = [
-        response_of(
-            pair.teacher_ids if side == "teacher" else pair.student_ids,
-            pair.prompt_ids,
-            gold=facts[pair.id]["answer"],
-            finish_reason=facts[pair.id][f"{side}_finish_reason"],
-            tokenizer=tokenizer,
-            thinking=thinking,
-        )
-        for pair, side in sides
-    ]
+    responses = [response_of(rows[pair.id], side, tokenizer=tokenizer, thinking=thinking) for pair, side in sides]
     grader = rollouts_grader([r.gold for r in responses], rollouts, thinking)
     checked = grader.grade(responses)
     found = [

@@ -93,17 +93,7 @@ def read_candidates(
                     correct=None,
                 )
             )
-            gold, finish_reason = content["answer"], content[f"{side}_finish_reason"]
-            responses.append(
-                response_of(
-                    ids[f"{side}_ids"],
-                    ids["prompt_ids"],
-                    gold=gold,
-                    finish_reason=finish_reason,
-                    tokenizer=tokenizer,
-                    thinking=thinking,
-                )
-            )
+            responses.append(response_of(content, side, tokenizer=tokenizer, thinking=thinking))
     if not candidates:
         first = f"; first reason: {rejects[0].reason}" if rejects else ""
         raise DataError(f"{directory}: no usable response of the {side} in it{first}")
