@@ -9,7 +9,6 @@ import pytest
 from vcrd_ray.config.base import THINKING
 from vcrd_ray.data.final_answers import is_correct
 from vcrd_ray.errors import ConfigError, DataError
-from vcrd_ray.grading import mathematics
 from vcrd_ray.grading.figures import grading_figures, summary
 from vcrd_ray.grading.responses import Checked, Response, ResponseGrader
 
@@ -130,15 +129,14 @@ def test_golds_that_no_response_could_meet_are_refused_and_counted() -> None:
         grader(["", None])
 
 
-def test_only_golds_that_are_no_numbers_need_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    mathematics._library.cache_clear()
-    try:
-        assert grader([*NUMBERS]).name == "last_number"
-        with pytest.raises(ConfigError, match=r"install vcrd-ray\[math\]"):
-            grader(["1/4"])
-    finally:
-        mathematics._library.cache_clear()
+@pytest.mark.parametrize("library", ["math_verify", "pebble"])
+def test_only_golds_that_are_no_numbers_need_the_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    assert grader([*NUMBERS]).name == "last_number"
+    with pytest.raises(
+        ConfigError, match=r"install vcrd-ray\[math\] or give golds of here that are plain.*'1/4' is not"
+    ):
+        grader(["1/4"])
 
 
 def test_thinking_is_taken_off_and_both_readings_are_counted() -> None:
