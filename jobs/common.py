@@ -7,8 +7,10 @@ import sys
 import yaml
 
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import Thinking
 from vcrd_ray.config.data import Prompts
 from vcrd_ray.config.models import ModelJudge
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.runs.storage import Store
 
 
@@ -25,6 +27,26 @@ def check_prompts(section: Prompts, *, fetch: bool = True) -> None:
     remote = check_problems(section, fetch=fetch)
     if remote:
         print(f"not checked, because a dry run fetches nothing from the hub: {', '.join(remote)}", file=sys.stderr)
+
+
+def check_golds(section: Prompts, world: WorldConfig, thinking: Thinking, *, source: str, fetch: bool = True) -> None:
+    """Refuse problems whose gold answers cannot be graded. Without `fetch`, data sets of the hub are passed over.
+
+    Raises:
+        DataError: no gold is one that a response could meet.
+        ConfigError: the golds need a library that is not installed.
+    """
+    from vcrd_ray.data.problems import check_problems, read_problems
+    from vcrd_ray.grading.responses import ResponseGrader
+
+    if not check_problems(section, fetch=fetch):
+        problems, _ = read_problems(section, world)
+        ResponseGrader(
+            [problem.solution for problem in problems],
+            thinking=thinking,
+            source=source,
+            cure=f"set {source}.answer_key",
+        )
 
 
 def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> None:

@@ -2,8 +2,8 @@
 
     python -m jobs.rollouts --config FILE [--section.key value ...] [--dry-run]
 
-Leaves RUN/rollouts (Parquet parts, a manifest, rejects, totals in timing.json). Run again after a kill, it makes only the
-missing blocks.
+Leaves RUN/rollouts (Parquet parts, a manifest, rejects, totals in timing.json, shares cut off and right in grading.json).
+Run again after a kill, it makes only the missing blocks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def run(config: Config) -> Path:
     from vcrd_ray.data.manifest import Manifest, ids_digest, prompts_digest, with_samples
     from vcrd_ray.data.problems import count_rejects, read_prompts, template_fingerprint, write_rejects
     from vcrd_ray.data.rollouts import TIMING, open_rollouts, write_timing
+    from vcrd_ray.grading.figures import say
+    from vcrd_ray.grading.rollouts import keep_grading
     from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
     section = config.rollouts
@@ -65,6 +67,9 @@ def run(config: Config) -> Path:
             directory.pull()
         if missing or not (directory.path / TIMING).exists():
             write_timing(directory.path, manifest.num_blocks, seconds=seconds)
+        grading = keep_grading(directory.path, manifest, tokenizer, config.evaluate.thinking)
+        for side, figures in grading.items():
+            say(side, figures)
         return directory.path
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 DType = Literal["float32", "bfloat16"]
@@ -18,6 +18,11 @@ ROUNDING: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.2}
 
 ROUNDING_WORDS = ", ".join(f"{bound:g} in {dtype}" for dtype, bound in ROUNDING.items())
 """The same in a description."""
+
+Thinking = tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] | None
+"""What opens and what closes a reasoning model's thinking; None: nothing is taken off."""
+THINKING: tuple[str, str] = ("<think>", "</think>")
+"""Where nobody has named other marks."""
 
 FREE_TO_CHANGE: JsonDict = {"free_to_change": True}
 """`json_schema_extra` of what says how or where a run is carried out, not what it computes: a resumed run may change it."""

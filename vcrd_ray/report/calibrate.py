@@ -73,8 +73,12 @@ def measure(
         others: configurations with other judges to compare with, by name.
     """
     tokenizer = load_tokenizer(resolve_model(config.student.path))
-    responses, num_unchecked, rejects = read_checked(
-        directory, tokenizer, max_length=config.distill.max_length, seed=config.run.seed
+    responses, grading, rejects = read_checked(
+        directory,
+        tokenizer,
+        max_length=config.distill.max_length,
+        seed=config.run.seed,
+        thinking=config.evaluate.thinking,
     )
     if rejects:
         print(f"{len(rejects)} pairs are left out; the first: {rejects[0].reason}", file=sys.stderr)
@@ -97,7 +101,8 @@ def measure(
         num_fitted_prompts=(len(prompts) + 1) // 2,
         num_responses=len(responses),
         num_right=sum(r.right for r in responses),
-        num_unchecked=num_unchecked,
+        num_unchecked=grading.responses - grading.graded,
+        grading=grading,
         classes=figures,
         others=tuple(compared),
         made_with=versions(),

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.cli import load_config
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import THINKING
 from vcrd_ray.config.data import JsonlPrompts
 from vcrd_ray.config.models import OracleJudgeSection
 from vcrd_ray.config.objective import UniformWeighting
@@ -26,6 +27,20 @@ def file(tmp_path: Path, text: str) -> str:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     return str(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "thinking"), [('["[THINK]", "[/THINK]"]', ("[THINK]", "[/THINK]")), ("null", None), (None, THINKING)]
+)
+def test_marks_of_thinking_are_a_setting(given: str | None, thinking: object) -> None:
+    config, _ = load_config("evaluate", "", [] if given is None else ["--evaluate.thinking", given])
+    assert config.evaluate.thinking == thinking
+
+
+@pytest.mark.parametrize("given", ['["", "x"]', '["x", "x"]', '["x"]', '["x", "y", "z"]'])
+def test_marks_of_thinking_are_two_different_texts(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.thinking"):
+        load_config("evaluate", "", ["--evaluate.thinking", given])
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
