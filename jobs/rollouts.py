@@ -34,6 +34,7 @@ def run(config: Config) -> Path:
     from vcrd_ray.data.problems import count_rejects, read_prompts, template_fingerprint, write_rejects
     from vcrd_ray.data.rollouts import TIMING, open_rollouts, write_timing
     from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models.generation_config import stop_ids
 
     section = config.rollouts
     with RunDirectory(config.run.dir, "rollouts", config, sections=SECTIONS) as directory:
@@ -51,6 +52,10 @@ def run(config: Config) -> Path:
             prompt=config.prompt,
             seeds=(config.run.seed,),
             sampling=section.sampling,
+            stop_ids={
+                "teacher": stop_ids(resolve_model(config.teacher.path), tokenizer),
+                "student": stop_ids(resolve_model(config.student.path), tokenizer),
+            },
             samples=section.samples,
             num_prompts=len(prompts),
             rejects=count_rejects(rejects),
