@@ -58,9 +58,10 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
         ModelError: a model is missing, or its tokenizer does not fit the student's.
     """
     from vcrd_ray.judges.calibrated import read_calibration
-    from vcrd_ray.judges.compatibility import check_same_vocabulary
     from vcrd_ray.judges.loading import check_judge_tokenizer
     from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
+    from vcrd_ray.models.vocabulary import check_same_vocabulary
+    from vcrd_ray.planning.tokenizers import occurring_ids
 
     judge_path = config.judge.path if isinstance(config.judge, ModelJudge) else ""
     judge = judge and config.distill.objective.needs_judge
@@ -72,7 +73,12 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
         return
     student = load_tokenizer(resolve_model(config.student.path))
     if teacher and config.teacher.path not in remote:
-        check_same_vocabulary(student, load_tokenizer(resolve_model(config.teacher.path)))
+        check_same_vocabulary(
+            student,
+            load_tokenizer(resolve_model(config.teacher.path)),
+            role="teacher",
+            occurring=occurring_ids(config, student),
+        )
     if judge and judge_path and judge_path not in remote:
         check_judge_tokenizer(config.judge, policy=config.student.path)
     if judge and config.judge.calibration is not None:

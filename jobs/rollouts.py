@@ -36,6 +36,7 @@ def run(config: Config) -> Path:
     from vcrd_ray.grading.figures import say
     from vcrd_ray.grading.rollouts import keep_grading
     from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models.generation_config import stop_ids
 
     section = config.rollouts
     with RunDirectory(config.run.dir, "rollouts", config, sections=SECTIONS) as directory:
@@ -53,6 +54,10 @@ def run(config: Config) -> Path:
             prompt=config.prompt,
             seeds=(config.run.seed,),
             sampling=section.sampling,
+            stop_ids={
+                "teacher": stop_ids(resolve_model(config.teacher.path), tokenizer),
+                "student": stop_ids(resolve_model(config.student.path), tokenizer),
+            },
             samples=section.samples,
             num_prompts=len(prompts),
             rejects=count_rejects(rejects),

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +34,8 @@ class Manifest(BaseModel):
     seeds: tuple[int, ...]
     """One, but for merged directories."""
     sampling: SamplingSection
+    stop_ids: dict[Literal["teacher", "student"], tuple[int, ...]] | None = None
+    """After which a response of each has ended. None: made before they were recorded."""
     samples: int
     """Most pairs of one prompt."""
     num_prompts: int

@@ -19,6 +19,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.batching import pad_left, response_batch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
+from vcrd_ray.models.generation_config import stop_ids
 from vcrd_ray.models.imports import hidden
 from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
@@ -39,6 +40,7 @@ class HFEngine(Engine, VersionedEngine):
         directory = resolve_model(path)
         self.fingerprint = model_fingerprint(directory)
         self._tokenizer = load_tokenizer(directory)
+        self.stop_ids = stop_ids(directory, self._tokenizer)
         self._model: PreTrainedModel = load_causal_lm(directory, dtype=dtype, device=device)
         self._dtype = dtype
         self._max_batch_tokens = max_batch_tokens
@@ -72,16 +74,13 @@ class HFEngine(Engine, VersionedEngine):
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
             num_beams=1,
-            eos_token_id=self._tokenizer.eos_token_id,
+            eos_token_id=list(self.stop_ids),
             pad_token_id=padding,
             logits_processor=LogitsProcessorList([sampler]),
         )
         responses = output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)
         logprobs = torch.stack(sampler.logprobs, dim=1).float().cpu().numpy()
-        return [
-            _cut_rollout(prompt.id, responses[i], logprobs[i], int(self._tokenizer.eos_token_id))
-            for i, prompt in enumerate(prompts)
-        ]
+        return [_cut_rollout(prompt.id, responses[i], logprobs[i], self.stop_ids) for i, prompt in enumerate(prompts)]
 
     @torch.inference_mode()
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
@@ -161,9 +160,9 @@ class _SeededSampler(LogitsProcessor):  # type: ignore[misc]
         return forced.scatter_(1, chosen[:, None], 0.0)  # type: ignore[return-value]
 
 
-def _cut_rollout(prompt_id: str, ids: IntArray, logprobs: np.ndarray, eos: int) -> Rollout:
-    """Cut padding behind the end-of-sequence token, which is kept."""
-    ends = np.flatnonzero(ids == eos)
+def _cut_rollout(prompt_id: str, ids: IntArray, logprobs: np.ndarray, stop_ids: tuple[int, ...]) -> Rollout:
+    """Cut padding behind the token that ended it, which is kept."""
+    ends = np.flatnonzero(np.isin(ids, stop_ids))
     length = int(ends[0]) + 1 if len(ends) else len(ids)
     return Rollout(
         prompt_id=prompt_id,

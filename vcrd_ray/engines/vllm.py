@@ -28,6 +28,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import stable_hash
 from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, model_fingerprint, resolve_model
+from vcrd_ray.models.generation_config import stop_ids
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 _SELF_TEST_KL = {"float32": 1e-6, "bfloat16": 1e-2}
@@ -60,7 +61,7 @@ class VLLMEngine(Engine, VersionedEngine):
         self._use = use
         self._tokenizer = load_tokenizer(directory)
         self._vocab_size = len(self._tokenizer)
-        self._eos = int(self._tokenizer.eos_token_id)
+        self.stop_ids = stop_ids(directory, self._tokenizer)
         self._device = device
         self._adapter: Any = None
         self._llm = _start(
@@ -88,7 +89,7 @@ class VLLMEngine(Engine, VersionedEngine):
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_new_tokens,
                 seed=None if sampling.temperature == 0 else stable_hash(f"{seed}:{prompt.id}") >> 1,
-                stop_token_ids=[self._eos],
+                stop_token_ids=list(self.stop_ids),
                 logprobs=0,  # of the drawn token only, under the untempered model
                 flat_logprobs=True,
                 detokenize=False,
@@ -208,6 +209,8 @@ def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: boo
         ) from error
     options: dict[str, Any] = {
         "dtype": dtype,
+        # That of the checkpoint would stop and sample otherwise than the configuration says.
+        "generation_config": "vllm",
         "enforce_eager": section.enforce_eager,
         "gpu_memory_utilization": section.gpu_memory_utilization,
         "tensor_parallel_size": section.tensor_parallel,

@@ -14,8 +14,8 @@ from vcrd_ray.config.models import (
 )
 from vcrd_ray.config.models import Judge as JudgeSection
 from vcrd_ray.judges import Judge
-from vcrd_ray.judges.compatibility import check_same_vocabulary
 from vcrd_ray.models.checkpoint_files import device_for, load_tokenizer, resolve_model, special_ids
+from vcrd_ray.models.vocabulary import check_same_vocabulary
 
 
 def load_judge(section: JudgeSection, *, policy: str) -> Judge:
@@ -43,7 +43,7 @@ def check_judge_tokenizer(section: JudgeSection, *, policy: str) -> None:
     # A judge of whole steps is given text.
     if isinstance(section, ModelJudge) and section.scores == "token":
         judge = load_tokenizer(resolve_model(section.path))
-        check_same_vocabulary(load_tokenizer(resolve_model(policy)), judge)
+        check_same_vocabulary(load_tokenizer(resolve_model(policy)), judge, role="judge")
 
 
 def _load(section: JudgeSection, policy: str) -> Judge:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.models import generation_config
 from vcrd_ray.models.imports import hidden
 from vcrd_ray.runs.storage import is_remote, local_copy
 from vcrd_ray.tiny import CHECKPOINTS
@@ -131,6 +132,7 @@ def load_causal_lm(path: Path, *, dtype: str, device: torch.device) -> PreTraine
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
+    generation_config.forget(model)
     return model.to(device).eval()  # type: ignore[arg-type]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import CheckpointError, ModelError
+from vcrd_ray.models import generation_config
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.models.imports import hidden
@@ -143,6 +144,7 @@ class Student(nn.Module):
             _save_pretrained(model, temporary, state)
             if tokenizer:
                 self.tokenizer.save_pretrained(temporary)
+                generation_config.copy(self.directory, temporary)
 
 
 def _save_pretrained(model: nn.Module, directory: Path, state: dict[str, torch.Tensor] | None = None) -> None:

@@ -82,6 +82,22 @@ def test_a_directory_made_otherwise_is_not_gone_on_with(rollouts_dir: Path) -> N
         open_rollouts(rollouts_dir, manifest.model_copy(update={"seeds": (5,)}))
 
 
+@pytest.mark.parametrize("ids", [{"teacher": (2,), "student": (2,)}, {"teacher": (2, 7), "student": (2,)}])
+def test_a_directory_of_before_stop_ids_is_gone_on_with_where_that_mixes_nothing(
+    rollouts_dir: Path, ids: dict[str, tuple[int, ...]]
+) -> None:
+    manifest = read_manifest(rollouts_dir)
+    assert manifest.stop_ids is None
+    recorded = manifest.model_copy(update={"stop_ids": ids})
+    assert open_rollouts(rollouts_dir, recorded) == []
+    part_path(rollouts_dir, 0).unlink()
+    if len(ids["teacher"]) == 1:
+        assert open_rollouts(rollouts_dir, recorded) == [0]
+    else:
+        with pytest.raises(DataError, match=r"begun before the ids that end a response were recorded.*choose another"):
+            open_rollouts(rollouts_dir, recorded)
+
+
 def test_samples_are_told_apart_and_the_first_keeps_the_prompts_id() -> None:
     prompt = Prompt(id="a#b-3", question="q", gold=None, ids=np.zeros(1, np.int32))
     ids = [p.id for p in with_samples([prompt], 3)]
