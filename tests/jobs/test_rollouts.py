@@ -77,8 +77,8 @@ def test_a_wrong_key_of_a_mixture_is_named(tmp_path: Path, change: dict[str, obj
 def test_a_stage_is_not_gone_on_with_under_another_template(tmp_path: Path, job: object, name: str) -> None:
     argv = ["--run.dir", str(tmp_path / "run")]
     config, _ = load_config(name, "", argv)
-    with RunDirectory(config.run.dir, name, config, sections=job.SECTIONS):  # type: ignore[attr-defined]
-        pass
+    with RunDirectory(config.run.dir, name, config, sections=job.SECTIONS) as directory:  # type: ignore[attr-defined]
+        (directory.path / "result").touch()
     other, _ = load_config(name, "", [*argv, "--prompt.suffix", "."])
     with pytest.raises(RunDirectoryError, match=r"prompt\.suffix: '' then, '\.' now"):
         RunDirectory(other.run.dir, name, other, sections=job.SECTIONS)  # type: ignore[attr-defined]
