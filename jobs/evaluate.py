@@ -54,8 +54,8 @@ def run(config: Config, *, label: str) -> Accuracy:
         tokenizer = load_tokenizer(resolve_model(model))
         problems, bad_rows = read_problems(config.evaluate.prompts, config.world)
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.
-        prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
-        write_rejects(directory.path / "rejects.jsonl", bad_rows)
+        prompts, unasked = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
+        write_rejects(directory.path / "rejects.jsonl", [*bad_rows, *unasked])
         started = time.perf_counter()
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:
             correct, cut = answer_prompts(config, model, directory.path / "samples", prompts, on_batch=progress.advance)
