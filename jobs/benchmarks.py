@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.reads import refuse_idle
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.suites import SUITES, suite_runs
 
@@ -33,6 +35,22 @@ def run_benchmarks(config: Config, suites: Sequence[str], directory: Path, *, ba
         tables.show(run_suites(config, model, graded, directory))
     if INSTRUCT in suites:
         instruct_tables.show(run_instruct(config, model, directory))
+
+
+def check_given(flags: argparse.Namespace) -> None:
+    """Refuse keys of benchmarks that were not asked for.
+
+    Raises:
+        ConfigError: one stands on the command line.
+    """
+    for suite in (*SUITES, INSTRUCT):
+        if suite not in flags.suites or flags.backend == "lm-eval":
+            refuse_idle(flags, f"evaluate.{suite}", f"--suites {suite} and the own backend")
+    if flags.backend != "lm-eval":
+        refuse_idle(flags, "evaluate.lm_eval", "--backend lm-eval")
+    if flags.suites or flags.backend == "lm-eval":
+        refuse_idle(flags, "evaluate.prompts", "an evaluation without --suites")
+        refuse_idle(flags, "evaluate.sampling", "an evaluation without --suites")
 
 
 def print_questions(config: Config, suites: Sequence[str], backend: Backend) -> bool:

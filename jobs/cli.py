@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jobs.mistakes import suggest_option
-from jobs.settings import check_file, read_settings
+from jobs.reads import given_keys, refuse_unread
+from jobs.settings import read_sections, read_settings
 from vcrd_ray.config import Config
 from vcrd_ray.config.run import Resume
 from vcrd_ray.errors import ConfigError, StoppedError, VcrdError
@@ -25,9 +26,12 @@ EXIT_CAN_GO_ON = 75
 
 
 def load_config(
-    job: str, summary: str, argv: list[str], *, extra: argparse.ArgumentParser | None = None
+    job: str, summary: str, argv: list[str], *, extra: argparse.ArgumentParser | None = None, any_key: bool = True
 ) -> tuple[Config, argparse.Namespace]:
-    """Config of one invocation, and the flags of the job itself (`config`, `dry_run` and those of `extra`).
+    """Config of one invocation, and the flags of the job itself (`config`, `dry_run`, those of `extra`, `given` keys).
+
+    Args:
+        any_key: take keys that the job does not read (`jobs.reads`) from the command line too.
 
     Raises:
         ConfigError: no such file, no YAML, unknown key, wrong type or impossible combination; names key and cure.
@@ -36,14 +40,17 @@ def load_config(
     own, rest = flags.parse_known_args(argv)
     if own.resume is not None:
         rest += ["--run.resume", own.resume]
-    if own.config is not None:
-        check_file(own.config)
+    own.given = given_keys(rest)
+    content = {} if own.config is None else read_sections(own.config)
     if own.config is None and not rest:
         return Config(), own
     prog = f"python -m jobs.{job}"
     usage = f"{prog} [--config FILE] [--section.key VALUE ...] [--dry-run]"
     parser = _Parser(prog=prog, usage=usage, description=summary, parents=[flags], allow_abbrev=False)
-    return read_settings(own.config, rest, parser), own
+    config = read_settings(content, rest, parser, file=own.config)
+    if not any_key:
+        refuse_unread(job, own.given)
+    return config, own
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 
-from jobs.benchmarks import INSTRUCT, print_questions, run_benchmarks
+from jobs.benchmarks import INSTRUCT, check_given, print_questions, run_benchmarks
 from jobs.cli import load_config, run_main
 from jobs.common import check_prompts, print_dry_run
 from jobs.progress import StageProgress
@@ -88,7 +88,10 @@ def _flags() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags())
+    config, flags = load_config(
+        "evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags(), any_key=False
+    )
+    check_given(flags)
     if flags.model:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})

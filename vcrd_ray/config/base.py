@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic.config import JsonDict
 
 DType = Literal["float32", "bfloat16"]
@@ -23,10 +25,60 @@ FREE_TO_CHANGE: JsonDict = {"free_to_change": True}
 """`json_schema_extra` of what says how or where a run is carried out, not what it computes: a resumed run may change it."""
 
 
+_NAME_BYTES = 255
+_PATH_BYTES = 4095
+
+
+def check_location(value: str) -> str:
+    """Refuse what no file system takes as a path, nor the hub or storage as a name.
+
+    Raises:
+        ValueError: it, or a name in it, is too long.
+    """
+    longest = max((len(os.fsencode(name)) for name in value.split("/")), default=0)
+    if longest > _NAME_BYTES or len(os.fsencode(value)) > _PATH_BYTES:
+        raise ValueError(f"a path with a name of {longest} bytes, and no file system takes more than {_NAME_BYTES}")
+    return value
+
+
+Location = Annotated[str, AfterValidator(check_location)]
+"""A path, a name on the hub or a folder in storage."""
+
+
 class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys refused."""
+    """Base of all sections: immutable, unknown keys refused, text that can be written down, numbers that are numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_truths(cls, data: Any) -> Any:
+        for name, field in cls.model_fields.items() if isinstance(data, dict) else ():
+            given, types = data.get(name), member_types(field.annotation)
+            wanted = any(kind in (int, float) for kind in types) and bool not in types
+            if wanted and any(isinstance(one, bool) for one in (given if isinstance(given, list | tuple) else [given])):
+                raise ValueError(f"{name} is true or false; write a number")
+        return data
+
+    @model_validator(mode="after")
+    def _texts_can_be_written(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple | dict) else [value]:
+                if not isinstance(text, str | Path):
+                    continue
+                try:
+                    str(text).encode()
+                except UnicodeEncodeError:
+                    raise ValueError(f"{name} holds what is no text in UTF-8: {str(text)[:80]!a}") from None
+                if "\0" in str(text):
+                    raise ValueError(f"{name} holds a zero byte: {str(text)[:80]!a}")
+                if isinstance(text, Path):
+                    try:
+                        check_location(str(text))
+                    except ValueError as error:
+                        raise ValueError(f"{name}: {error}") from None
+        return self
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import Location, Section
 
 _SHARE_TOLERANCE = 1e-6
 
@@ -73,7 +73,7 @@ class HfPrompts(RowsSection):
     """Problems read with the library `datasets`, from the Hugging Face hub or from a folder that save_to_disk wrote."""
 
     type: Literal["hf"] = "hf"
-    path: str = Field(description="Data set of the hub (owner/name), or a folder that save_to_disk wrote")
+    path: Location = Field(description="Data set of the hub (owner/name), or a folder that save_to_disk wrote")
     subset: str | None = Field(default=None, description="Configuration of a data set of the hub")
     split: str | None = Field(default=None, description="Split; needed wherever there are several")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a data set of the hub")
