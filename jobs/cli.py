@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _common_flags(extra: argparse.ArgumentParser | None) -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[extra] if extra else [])
+    flags = _Parser(add_help=False, allow_abbrev=False, parents=[extra] if extra else [])
     flags.add_argument(
         "--config", type=Path, default=None, metavar="FILE", help="YAML file with any part of the options below"
     )

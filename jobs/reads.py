@@ -69,6 +69,9 @@ READS: Mapping[str, frozenset[str]] = {
 """By job."""
 
 
+_WITH_MANY = ("demo", "doctor", "plan", "tables tiny")
+
+
 def given_keys(options: Sequence[str]) -> list[str]:
     """The keys of a command line, in its order."""
     return [option[2:].partition("=")[0] for option in options if option.startswith("--") and len(option) > 2]
@@ -85,7 +88,7 @@ def refuse_unread(job: str, given: Sequence[str]) -> None:
         # A section given whole is read if anything in it is.
         if key not in _ALL or key in read or any(other.startswith(f"{key}.") for other in read):
             continue
-        others = [name for name in READS if key in READS[name] and name not in ("plan", "doctor")]
+        others = [name for name in READS if key in READS[name] and name not in _WITH_MANY]
         cure = f"jobs.{' and jobs.'.join(others)} read it" if len(others) > 1 else f"jobs.{others[0]} reads it"
         close = [other for other in read if other.rpartition(".")[2] == key.rpartition(".")[2]]
         near = difflib.get_close_matches(key, sorted(close), n=1, cutoff=0)

@@ -88,9 +88,13 @@ def read_settings(
         return f"{file}: " if file is not None and _written(content, loc) not in (None, *given) else ""
 
     try:
+        if not options:
+            return Config.model_validate(content)
         settings = Settings()
     except ValidationError as error:
         raise ConfigError(explain(error, place)) from None
+    except RecursionError:
+        raise ConfigError("command line: a value is nested too deeply") from None
     except SettingsError as error:
         raise ConfigError(f"command line: {error}") from None
     return Config.model_validate(settings.model_dump(round_trip=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -45,6 +46,18 @@ Location = Annotated[str, AfterValidator(check_location)]
 """A path, a name on the hub or a folder in storage."""
 
 
+def _is_number(model: type[BaseModel], name: str) -> bool:
+    """Whether a field wants a number and no truth value."""
+    types = member_types(model.model_fields[name].annotation) if name in model.model_fields else []
+    return bool not in types and any(kind in (int, float, timedelta) for kind in types)
+
+
+def _no_number(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_no_number(one) for one in value]
+    return str(value).lower() if isinstance(value, bool) else value
+
+
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys refused, text that can be written down, numbers that are numbers."""
 
@@ -52,13 +65,11 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_are_no_truths(cls, data: Any) -> Any:
-        for name, field in cls.model_fields.items() if isinstance(data, dict) else ():
-            given, types = data.get(name), member_types(field.annotation)
-            wanted = any(kind in (int, float) for kind in types) and bool not in types
-            if wanted and any(isinstance(one, bool) for one in (given if isinstance(given, list | tuple) else [given])):
-                raise ValueError(f"{name} is true or false; write a number")
-        return data
+    def _a_truth_is_no_number(cls, data: Any) -> Any:
+        # pydantic takes true for 1. As text it is refused, as it is on the command line.
+        if not isinstance(data, dict):
+            return data
+        return {name: _no_number(value) if _is_number(cls, name) else value for name, value in data.items()}
 
     @model_validator(mode="after")
     def _texts_can_be_written(self) -> Self:
