@@ -43,14 +43,17 @@ def check_given(flags: argparse.Namespace) -> None:
     Raises:
         ConfigError: one stands on the command line.
     """
+    harness = flags.backend == "lm-eval"
     for suite in (*SUITES, INSTRUCT):
-        if suite not in flags.suites or flags.backend == "lm-eval":
-            refuse_idle(flags, f"evaluate.{suite}", f"--suites {suite} and the own backend")
-    if flags.backend != "lm-eval":
-        refuse_idle(flags, "evaluate.lm_eval", "--backend lm-eval")
-    if flags.suites or flags.backend == "lm-eval":
-        refuse_idle(flags, "evaluate.prompts", "an evaluation without --suites")
-        refuse_idle(flags, "evaluate.sampling", "an evaluation without --suites")
+        if harness or suite not in flags.suites:
+            refuse_idle(
+                flags, f"evaluate.{suite}", "with --backend lm-eval" if harness else f"without --suites {suite}"
+            )
+    if not harness:
+        refuse_idle(flags, "evaluate.lm_eval", "without --backend lm-eval")
+    if harness or flags.suites:
+        refuse_idle(flags, "evaluate.prompts", "with benchmarks")
+        refuse_idle(flags, "evaluate.sampling", "with benchmarks")
 
 
 def print_questions(config: Config, suites: Sequence[str], backend: Backend) -> bool:

@@ -88,23 +88,24 @@ def refuse_unread(job: str, given: Sequence[str]) -> None:
         # A section given whole is read if anything in it is.
         if key not in _ALL or key in read or any(other.startswith(f"{key}.") for other in read):
             continue
-        others = [name for name in READS if key in READS[name] and name not in _WITH_MANY]
-        cure = f"jobs.{' and jobs.'.join(others)} read it" if len(others) > 1 else f"jobs.{others[0]} reads it"
+        readers = [name for name in READS if key in READS[name]]
+        others = [name for name in readers if name not in _WITH_MANY] or readers
+        cure = f"jobs.{' and jobs.'.join(others)} read{'s' * (len(others) == 1)} it"
         close = [other for other in read if other.rpartition(".")[2] == key.rpartition(".")[2]]
         near = difflib.get_close_matches(key, sorted(close), n=1, cutoff=0)
-        hint = f"; did you mean --{near[0]}?" if near else "; leave it out"
-        raise ConfigError(f"--{key}: jobs.{job} does not read it{f', {cure}' if others else ''}{hint}")
+        hint = f"; did you mean --{near[0]}?" if near else ""
+        raise ConfigError(f"--{key}: jobs.{job} does not read it; {cure}{hint}")
 
 
-def refuse_idle(flags: argparse.Namespace, section: str, needs: str) -> None:
+def refuse_idle(flags: argparse.Namespace, section: str, when: str) -> None:
     """Refuse keys of a section that has no effect as the job was called.
 
     Args:
-        needs: what would give it an effect.
+        when: how it was called.
 
     Raises:
         ConfigError: one of its keys stands on the command line.
     """
     for key in flags.given:
         if key == section or key.startswith(f"{section}."):
-            raise ConfigError(f"--{key} has no effect without {needs}")
+            raise ConfigError(f"--{key} has no effect {when}; leave it out")

@@ -30,8 +30,9 @@ class RowsSection(Section):
     answer_key: str | None = Field(default="answer", description="Key of the gold answer or solution; none: no answers")
     messages_key: str | None = Field(
         default=None,
-        description="Key of a chat, a list of {role, content}: its first user turn is the question and the assistant turn"
-        " after it the solution; instead of question_key and answer_key",
+        description="Key of a chat, a list of {role, content} or {from, value}: its first user turn is the question, the"
+        " assistant turn after it the solution, a system turn before it part of the prompt; instead of question_key and"
+        " answer_key",
     )
     start: int = Field(default=0, ge=0, description="Rows to pass over")
     count: int | None = Field(default=None, ge=1, description="Rows to read; none: all")
@@ -56,10 +57,10 @@ class RowsSection(Section):
 
 
 class JsonlPrompts(RowsSection):
-    """Problems read from a JSON Lines file."""
+    """Problems read from a file of JSON rows: JSON Lines or one array, plain or gzipped."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: Path = Field(description="File with one JSON object a line")
+    path: Path = Field(description="File with one JSON object a line, or one array of objects")
 
 
 class ParquetPrompts(RowsSection):

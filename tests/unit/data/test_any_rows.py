@@ -33,10 +33,11 @@ _MANY = settings(
     phases=[Phase.explicit, Phase.generate],
 )
 
-_KEYS = st.sampled_from(
+_WORDS = (
     "question answer m role content from value prompt idx id turns choices solution problem steps label question_id task_id"
-    " name type generated_text final_answer".split()
+    " name type generated_text final_answer"
 )
+_KEYS = st.sampled_from(_WORDS.split())
 _TEXTS = st.text(max_size=12) | st.sampled_from(
     [
         "user",
