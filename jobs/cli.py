@@ -8,6 +8,7 @@ The command line wins over the file, the file over the defaults.
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -90,6 +91,11 @@ def run_main(main: Any) -> NoReturn:
     except VcrdError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = 1
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"config error: {error.filename}: no file system takes so long a name", file=sys.stderr)
+        code = EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         code = 130

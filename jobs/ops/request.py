@@ -54,7 +54,7 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     config = option_value(options, "--config")
     extra_config = None
     if config is not None:
-        file = Path(config).expanduser().resolve()
+        file = _expanded(config).resolve()
         check_no_secrets(read_yaml_text(file, what="--config"), os.environ, where=f"--config {config}")
         travels = file.is_relative_to(ROOT) and file.relative_to(ROOT).parts[0] in PACKAGES
         extra_config = None if travels else file
@@ -73,10 +73,17 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     )
 
 
+def _expanded(config: str) -> Path:
+    try:
+        return Path(config).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"--config {config}: no such user here, so no home directory") from None
+
+
 def _check_run_directory(name: str, options: Sequence[str], config: str | None) -> None:
     from jobs.demo import DEFAULT_CONFIG
 
-    file = Path(config).expanduser() if config else DEFAULT_CONFIG if name == "demo" else None
+    file = _expanded(config) if config else DEFAULT_CONFIG if name == "demo" else None
     section: dict[str, Any] = {}
     if file is not None:
         section = read_sections(file).get("run", {})

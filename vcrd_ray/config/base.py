@@ -34,8 +34,13 @@ def check_location(value: str) -> str:
     """Refuse what no file system takes as a path, nor the hub or storage as a name.
 
     Raises:
-        ValueError: it, or a name in it, is too long.
+        ValueError: it, or a name in it, is too long, or it begins with a home that is not there.
     """
+    if value.startswith("~"):
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError(f"{value}: no such user here, so no home directory") from None
     longest = max((len(os.fsencode(name)) for name in value.split("/")), default=0)
     if longest > _NAME_BYTES or len(os.fsencode(value)) > _PATH_BYTES:
         raise ValueError(f"a path with a name of {longest} bytes, and no file system takes more than {_NAME_BYTES}")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, Location, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Location, Section, check_location
 
 Resume = Literal["auto", "never", "must"]
 """What is done with a run that is there already."""
@@ -62,10 +62,8 @@ class RunSection(Section):
     @classmethod
     def _home_is_found(cls, path: Path) -> Path:
         # No shell does it for a file, nor behind --run.dir=.
-        try:
-            return path.expanduser()
-        except RuntimeError as error:
-            raise ValueError(f"run.dir {path}: {error}") from None
+        check_location(str(path))
+        return path.expanduser()
 
     @field_validator("must_save_by", mode="wrap")
     @classmethod

@@ -62,8 +62,6 @@ def read_offers(path: Path) -> list[Offer]:
     Raises:
         ConfigError: it is no cluster file.
     """
-    if not path.is_file():
-        raise ConfigError(f"--cluster-file {path}: no such file; the shipped one is cluster.yaml")
     types = read_node_types(path)
     return [
         Offer(name=t.name, count=t.count, always=1 if t.name == "head" else 0, resources=t.resources) for t in types
