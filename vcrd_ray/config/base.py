@@ -60,6 +60,8 @@ def _is_number(model: type[BaseModel], name: str) -> bool:
 def _no_number(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_no_number(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _no_number(one) for key, one in value.items()}
     return str(value).lower() if isinstance(value, bool) else value
 
 

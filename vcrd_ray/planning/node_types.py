@@ -45,13 +45,18 @@ def _node_types(documents: list[Any]) -> list[NodeType] | None:
         match content:
             case {"available_node_types": dict(types), "head_node_type": head}:
                 return [
-                    NodeType(name=name, count=1 if name == head else t["max_workers"], resources=t["resources"])
+                    NodeType(
+                        name=str(name),
+                        count=1 if name == head else int(t["max_workers"]),
+                        resources={str(what): float(amount) for what, amount in t["resources"].items()},
+                    )
                     for name, t in types.items()
                 ]
             case {"kind": "RayCluster", "spec": spec} | {"kind": "RayJob", "spec": {"rayClusterSpec": spec}}:
                 groups = [{"groupName": "head", "maxReplicas": 1, **spec["headGroupSpec"]}, *spec["workerGroupSpecs"]]
                 return [
-                    NodeType(name=g["groupName"], count=g["maxReplicas"], resources=_pod_resources(g)) for g in groups
+                    NodeType(name=str(g["groupName"]), count=int(g["maxReplicas"]), resources=_pod_resources(g))
+                    for g in groups
                 ]
     return None
 
