@@ -38,11 +38,15 @@ def run_benchmarks(config: Config, suites: Sequence[str], directory: Path, *, ba
 
 
 def check_given(flags: argparse.Namespace) -> None:
-    """Refuse keys of benchmarks that were not asked for.
+    """Refuse keys of benchmarks that were not asked for, and of a model that is not the one evaluated.
 
     Raises:
         ConfigError: one stands on the command line.
     """
+    if flags.model:
+        refuse_idle(flags, "evaluate.model", "with --model")
+    if flags.model or "evaluate.model" in flags.given:
+        refuse_idle(flags, "student", "where another model is evaluated")
     harness = flags.backend == "lm-eval"
     for suite in (*SUITES, INSTRUCT):
         if harness or suite not in flags.suites:

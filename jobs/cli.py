@@ -40,6 +40,8 @@ def load_config(
     flags = _common_flags(extra)
     own, rest = flags.parse_known_args(argv)
     if own.resume is not None:
+        if "run.resume" in given_keys(rest):
+            raise ConfigError("command line: --resume is short for --run.resume; give one of the two")
         rest += ["--run.resume", own.resume]
     own.given = given_keys(rest)
     content = {} if own.config is None else read_sections(own.config)
