@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vcrd_ray.evaluation.processbench import BenchFigures
     from vcrd_ray.report.calibration_figures import CalibrationReport
 
-SECTIONS = ("run", "world", "student", "judge")
+SECTIONS = ("run", "student", "judge")
 
 
 def _flags() -> argparse.ArgumentParser:

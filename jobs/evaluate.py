@@ -98,7 +98,8 @@ def main(argv: list[str]) -> int:
     if flags.dry_run:
         if not print_questions(config, flags.suites, flags.backend):
             check(config, fetch=False)
-        return print_dry_run(config, SECTIONS, actors=False)
+        # Engines are the teacher's.
+        return print_dry_run(config, (*SECTIONS, "teacher"), actors=False)
     if flags.suites or flags.backend == "lm-eval":
         resolved = _resolved(config)
         with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:
