@@ -56,8 +56,8 @@ def run(config: Config, *, label: str) -> Accuracy:
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.
         prompts, unasked = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
         write_rejects(directory.path / "rejects.jsonl", [*bad_rows, *unasked])
-        started = time.perf_counter()
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:
+            started = time.perf_counter()
             correct, cut = answer_prompts(config, model, directory.path / "samples", prompts, on_batch=progress.advance)
         figures = accuracy(correct=correct, total=len(prompts), confidence=config.evaluate.confidence)
         facts = {"label": label, "model": model, "cut_off": cut, "seconds": time.perf_counter() - started}

@@ -51,9 +51,9 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
     waits: dict[str, float] = {}
 
     def timed(stage: str, work: Callable[[], T]) -> T:
-        started = time.perf_counter()
+        started, connected_s = time.perf_counter(), cluster.start_s
         value = work()
-        wall[stage] = time.perf_counter() - started
+        wall[stage] = time.perf_counter() - started - (cluster.start_s - connected_s)
         return value
 
     def evaluated(label: str, model: str) -> None:

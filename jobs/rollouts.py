@@ -59,23 +59,24 @@ def run(config: Config) -> Path:
             pairs=ids_digest(prompt.id for block in blocks for prompt in block),
         )
         missing = open_rollouts(directory.path, manifest)
-        started = time.perf_counter()
+        seconds = 0.0
         if missing:
-            _generate(config, directory.path, {i: blocks[i] for i in missing}, num_pairs=manifest.num_pairs)
+            seconds = _generate(config, directory.path, {i: blocks[i] for i in missing}, num_pairs=manifest.num_pairs)
             directory.pull()
         if missing or not (directory.path / TIMING).exists():
-            write_timing(directory.path, manifest.num_blocks, seconds=time.perf_counter() - started)
+            write_timing(directory.path, manifest.num_blocks, seconds=seconds)
         return directory.path
 
 
-def _generate(config: Config, directory: Path, missing: Mapping[int, list[Prompt]], *, num_pairs: int) -> None:
-    """Make the missing blocks, with progress."""
+def _generate(config: Config, directory: Path, missing: Mapping[int, list[Prompt]], *, num_pairs: int) -> float:
+    """Make the missing blocks, with progress; how long it took once there was a cluster."""
     from actors.cluster import ray_cluster
     from actors.generation import generate_rollouts
     from vcrd_ray.data.manifest import PartTotals
 
     totals = PartTotals()
     with ray_cluster(config), StageProgress("rollouts", num_pairs, "pairs") as progress:
+        started = time.perf_counter()
         progress.advance(num_pairs - sum(map(len, missing.values())))
 
         def on_block(made: PartTotals) -> None:
@@ -85,6 +86,7 @@ def _generate(config: Config, directory: Path, missing: Mapping[int, list[Prompt
             progress.advance(made.pairs, f"{speeds} a replica")
 
         generate_rollouts(config, directory, list(missing.items()), on_block=on_block)
+        return time.perf_counter() - started
 
 
 def main(argv: list[str]) -> int:

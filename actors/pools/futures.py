@@ -66,21 +66,21 @@ def remote_scores(
     batch: Future[PairBatch],
     side: Side,
     timeout_s: float,
-    max_set_aside: int,
+    max_quarantined: int,
 ) -> Future[JudgeScores]:
     """A judge's answer, or that nobody could judge: such scores are quarantined.
 
     Raises (when waited for):
-        JudgeError: judges died of more requests than `max_set_aside`.
+        JudgeError: judges died of more requests than `max_quarantined`.
     """
 
     def read(answer: Any) -> JudgeScores:
         if not request.quarantined:
             return cast(JudgeScores, answer)
-        if client.num_quarantined > max_set_aside:
+        if client.num_quarantined > max_quarantined:
             raise JudgeError(
                 f"judge processes died of {client.num_quarantined} requests, more than judge.max_set_aside"
-                f" {max_set_aside}, the last {request.id}: look at the judge's log; lower"
+                f" {max_quarantined}, the last {request.id}: look at the judge's log; lower"
                 " judge.max_batch_tokens if it ran out of memory"
             )
         span = batch.result().layout.span(side)

@@ -54,10 +54,10 @@ class RemoteSignals(SignalSource):
         timeout_s: float,
         rank: int,
         max_crashes: int,
-        max_set_aside: int,
+        max_quarantined: int,
     ) -> None:
         """`rank` makes this process's requests known by name; for the last two see the judge's section."""
-        self._max_set_aside = max_set_aside
+        self._max_quarantined = max_quarantined
         self._teacher = None if teacher is None else teacher.client()
         self._request = request
         self._judge = None if judge is None else judge.client(max_crashes=max_crashes)
@@ -104,7 +104,7 @@ class RemoteSignals(SignalSource):
             batch=batch,
             side=side,
             timeout_s=self._timeout_s,
-            max_set_aside=self._max_set_aside,
+            max_quarantined=self._max_quarantined,
         )
 
     def _ask(self, method: str, batch: Future[PairBatch], side: Side, proposals: Any) -> Request:

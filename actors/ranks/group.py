@@ -88,6 +88,13 @@ def _refuse_no_room(error: TrainingFailedError, job: RankJob) -> None:
     ) from None
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's handler of SIGINT would end this process without a word and stay for what comes after the training."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
+
+
 def _fit(job: RankJob) -> None:
     section, storage = job.config.student, job.config.run.storage
     # Ray Train asks again after each window, so that an elastic group can ask for less.
@@ -98,7 +105,7 @@ def _fit(job: RankJob) -> None:
     filesystem, path = None, str(job.run_dir / "ray_train")
     if storage is not None:
         filesystem, path = Store(storage).within(job.run_dir.name).within("ray_train").opened
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         # Bound here and not as its config, which Ray Train's controller unpickles: it would import what a rank needs.
         partial(rank_main, job),
         torch_config=TorchConfig(backend="nccl" if section.gpus_per_rank else "gloo"),
@@ -122,12 +129,12 @@ def _fit(job: RankJob) -> None:
 
 def warn_of_quarantined(run_dir: Path) -> None:
     """Tell the person who waits for the run; what the ranks log is in Ray's files only."""
-    rows = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
-    if rows:
+    tokens = sum(row.get("judge/set_aside_rows", 0.0) for row in read_jsonl(run_dir / "metrics.jsonl"))
+    if tokens:
         logger.warning(
-            "%d rows were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in"
+            "%d tokens were not judged and got weight 1: judge processes died of their requests (judge/set_aside_rows in"
             " %s)",
-            *(rows, run_dir / "metrics.jsonl"),
+            *(tokens, run_dir / "metrics.jsonl"),
         )
 
 

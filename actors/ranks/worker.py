@@ -90,7 +90,7 @@ def _distill(job: RankJob, files: RunFiles, world_size: int) -> None:
         timeout_s=config.cluster.request_timeout_s,
         rank=rank,
         max_crashes=config.judge.max_crashes,
-        max_set_aside=config.judge.max_set_aside,
+        max_quarantined=config.judge.max_set_aside,
     )
     distiller = assemble.make_distiller(
         config,

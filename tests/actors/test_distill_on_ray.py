@@ -98,8 +98,7 @@ def without_dropout(rollouts: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.full) for stage in (2, 3))])
 def test_two_ranks_equal_one_at_every_zero_stage(
     rollouts: Path, without_dropout: Path, tmp_path: Path, stage: int
 ) -> None:

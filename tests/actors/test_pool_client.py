@@ -230,7 +230,7 @@ def test_a_replica_gets_no_request_until_it_has_said_that_it_is_ready() -> None:
     answers(client, requests)
 
 
-def test_a_request_that_kills_replicas_is_set_aside_and_all_others_are_answered() -> None:
+def test_a_request_that_kills_replicas_is_quarantined_and_all_others_are_answered() -> None:
     for max_crashes in (1, 2, 3):
         simulation = Simulation(2, poison=frozenset("c"))
         client = simulation.client(max_crashes=max_crashes)
@@ -242,14 +242,14 @@ def test_a_request_that_kills_replicas_is_set_aside_and_all_others_are_answered(
         assert client.result(requests[2], timeout_s=1) is None, "every call gives the same"
 
 
-def test_two_requests_that_kill_are_both_set_aside_with_one_replica() -> None:
+def test_two_requests_that_kill_are_both_quarantined_with_one_replica() -> None:
     simulation = Simulation(1, poison=frozenset("ad"))
     client = simulation.client()
     requests = ask(client, *"abcde")
     assert answers(client, requests) == [None, *expected("b", "c"), None, *expected("e")]
 
 
-def test_another_clients_requests_are_not_blamed_for_a_replica_that_died_of_ours() -> None:
+def test_another_clients_requests_are_not_counted_for_a_replica_that_died_of_ours() -> None:
     simulation = Simulation(1, poison=frozenset(["bad"]))
     ours, theirs = simulation.client(), simulation.client()
     bad = ask(ours, "bad")
@@ -259,7 +259,7 @@ def test_another_clients_requests_are_not_blamed_for_a_replica_that_died_of_ours
     assert max(request.crashes for request in good) == 0
 
 
-def test_who_was_only_waiting_when_a_replica_died_is_not_blamed_for_what_it_did_before() -> None:
+def test_who_was_only_waiting_when_a_replica_died_is_not_counted_for_what_it_did_before() -> None:
     simulation = Simulation(2, poison=frozenset("a"), restart=1000)
     client = simulation.client()
     simulation.stalled = {1}
@@ -272,7 +272,7 @@ def test_who_was_only_waiting_when_a_replica_died_is_not_blamed_for_what_it_did_
     assert [r.crashes for r in requests] == [1, 0]
 
 
-def test_only_what_was_blamed_is_sent_again_alone() -> None:
+def test_only_what_was_counted_is_sent_again_alone() -> None:
     simulation = Simulation(1, poison=frozenset("b"))
     client = simulation.client()
     answers(client, ask(client, *"abc"))
@@ -302,7 +302,7 @@ def test_an_exception_of_the_judge_surfaces_as_it_is_and_is_not_tried_again() ->
     assert len(simulation.sent) == 1
 
 
-def test_an_answer_that_is_lost_is_asked_for_again_and_nobody_is_blamed() -> None:
+def test_an_answer_that_is_lost_is_asked_for_again_and_nobody_is_counted() -> None:
     pool = Simulation(2)
     client = pool.client()
     first, second = ask(client, "a", "b")
@@ -406,7 +406,7 @@ def test_too_many_requests_that_kill_end_the_run(pairs: list[RolloutPair]) -> No
     pool = Simulation(1, poison=frozenset({"a", "b"}))
     client = pool.client()
     pending = [
-        remote_scores(client, request, batch=done(batch), side="teacher", timeout_s=1000, max_set_aside=1)
+        remote_scores(client, request, batch=done(batch), side="teacher", timeout_s=1000, max_quarantined=1)
         for request in ask(client, "a", "b")
     ]
     assert pending[0].result().quarantined and len(pending[0].result().trunk_logit) == batch.layout.num_teacher_tokens
@@ -469,7 +469,7 @@ def test_the_plan_bounds_the_requests_in_flight(overlap: bool, prefetch: int, bo
     assert client.take_traffic().max_in_flight == bound
 
 
-def test_a_run_ends_with_a_warning_of_what_was_set_aside_before_and_after_a_resume(
+def test_a_run_ends_with_a_warning_of_what_was_quarantined_before_and_after_a_resume(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "metrics.jsonl"
@@ -479,7 +479,7 @@ def test_a_run_ends_with_a_warning_of_what_was_set_aside_before_and_after_a_resu
     with file.open("a", encoding="utf-8") as lines:
         lines.write('{"update": 2, "judge/set_aside_rows": 5.0}\n{"update": 3, "judge/set_aside_rows": 2.0}\n')
     warn_of_quarantined(tmp_path)
-    assert "7 rows were not judged" in caplog.text
+    assert "7 tokens were not judged" in caplog.text
 
 
 class MortalJudge:
@@ -500,7 +500,7 @@ class MortalJudge:
 @pytest.mark.slow
 @pytest.mark.full
 @pytest.mark.parametrize("section", [{"replicas": 2}, {"replicas": 1, "merge_requests": 4}], ids=["single", "merged"])
-def test_on_ray_a_request_that_kills_its_judge_is_set_aside_and_all_others_are_answered(
+def test_on_ray_a_request_that_kills_its_judge_is_quarantined_and_all_others_are_answered(
     local_ray: None, tmp_path: Path, section: dict[str, int]
 ) -> None:
     pairs = make_pairs(8)
@@ -510,7 +510,7 @@ def test_on_ray_a_request_that_kills_its_judge_is_set_aside_and_all_others_are_a
     assert pool is not None
     pool.wait_ready(60)
     try:
-        check_set_aside(pool, pairs)
+        check_quarantined(pool, pairs)
     finally:
         pool.stop()
     started = time.monotonic()
@@ -522,7 +522,7 @@ def test_on_ray_a_request_that_kills_its_judge_is_set_aside_and_all_others_are_a
 def signals_of(pool: Pool, *, rank: int) -> RemoteSignals:
     request = TeacherRequest(transport="hidden", top_k=1, propose=True, seed=0)
     return RemoteSignals(
-        teacher=None, judge=pool, request=request, timeout_s=60, rank=rank, max_crashes=2, max_set_aside=10
+        teacher=None, judge=pool, request=request, timeout_s=60, rank=rank, max_crashes=2, max_quarantined=10
     )
 
 
@@ -531,7 +531,7 @@ def ask_on_ray(signals: RemoteSignals, pair: RolloutPair, *, micro: int) -> Futu
     return signals.request_teacher_prefix_scores(batch, pair.teacher_ids)
 
 
-def check_set_aside(pool: Pool, pairs: list[RolloutPair]) -> None:
+def check_quarantined(pool: Pool, pairs: list[RolloutPair]) -> None:
     """Two ranks ask for everything; rank 1 does not ask the question that kills, and none of its requests may be lost."""
     ranks = [signals_of(pool, rank=rank) for rank in range(2)]
     asked = [(rank, micro) for micro in range(len(pairs)) for rank in range(2) if (rank, micro) != (1, 3)]

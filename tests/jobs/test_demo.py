@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -87,17 +88,23 @@ def test_a_finished_demo_is_not_done_again(undisturbed: tuple[Path, str]) -> Non
 def test_killed_twice_and_started_again_it_ends_bitwise_the_same(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     reference, _ = undisturbed
     run_dir, file = config(tmp_path, "killed")
-    # During the rollouts with a block on disk, and in the middle of the distillation.
-    for path, lines in (
-        (run_dir / "rollouts" / "parts" / "block-00000.parquet", 0),
-        (run_dir / "distill-vcrd" / "metrics.jsonl", 5),
+    # During the rollouts with a block on disk, and twice in the middle of the distillation, at last by Ctrl-C.
+    for path, lines, interrupted in (
+        (run_dir / "rollouts" / "parts" / "block-00000.parquet", 0, False),
+        (run_dir / "distill-vcrd" / "metrics.jsonl", 4, False),
+        (run_dir / "distill-vcrd" / "metrics.jsonl", 7, True),
     ):
         process = start("jobs.demo", "--config", file)
         until = time.monotonic() + 240
         while not (path.exists() and (not lines or len(read_jsonl(path)) >= lines)):
             assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
             time.sleep(0.02)
-        kill_job(process)
+        if interrupted:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 130 and "interrupted; run the same command again" in output
+        else:
+            kill_job(process)
         assert not (run_dir / "summary.json").exists()
     run("jobs.demo", "--config", file)
     ours = read_jsonl(run_dir / "distill-vcrd" / "metrics.jsonl")

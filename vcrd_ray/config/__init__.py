@@ -14,8 +14,8 @@ from vcrd_ray.config.data import PromptSection, TinyPrompts
 from vcrd_ray.config.evaluate import EvaluateSection
 from vcrd_ray.config.models import (
     Judge,
+    ModelJudge,
     OracleJudgeSection,
-    StepTagsJudgeSection,
     StudentSection,
     TeacherSection,
     ValueHeadJudgeSection,
@@ -108,9 +108,10 @@ class Config(Section):
             )
         # A step's score is known of the trajectory's own steps, not of a token proposed instead.
         of_own_tokens = objective.weighting.type == "student_score" and objective.lambda_teacher == 0
-        if objective.needs_judge and isinstance(self.judge, StepTagsJudgeSection) and not of_own_tokens:
+        of_steps = isinstance(self.judge, ModelJudge) and self.judge.scores == "step"
+        if objective.needs_judge and of_steps and not of_own_tokens:
             raise ValueError(
-                "judge.type step_tags scores whole steps, so it cannot compare two next tokens, as weighting"
+                f"judge.type {self.judge.type} scores whole steps, so it cannot compare two next tokens, as weighting"
                 f" {objective.weighting.type} needs: use judge.type value_head or qwen_prm, or weighting teacher_prob;"
                 " it can serve weighting student_score with lambda_teacher 0, and jobs.calibrate"
             )

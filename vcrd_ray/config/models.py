@@ -185,7 +185,7 @@ class JudgePool(ActorPool):
     )
 
     @model_validator(mode="after")
-    def _blame_must_be_told_from_company(self) -> JudgePool:
+    def _crashes_must_be_attributable(self) -> JudgePool:
         if self.merge_requests > 1 and self.max_crashes < 2:
             raise ValueError(
                 "judge.max_crashes 1 with judge.merge_requests above 1 would quarantine every request of a pass for one"

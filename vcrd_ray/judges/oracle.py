@@ -23,7 +23,7 @@ class OracleJudge(Judge):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, confidence: float) -> None:
         """Take the tiny world's tokenizer and the score of a valid token (of others: 1 minus it).
 
-        Special tokens are judged where the trajectory has them, but get no leaf, as with any judge.
+        Special tokens are judged where the trajectory has them, but get no branch, as with any judge.
         """
         if not 0.5 < confidence < 1.0:
             raise ValueError(f"confidence={confidence} must lie between 0.5 and 1, both excluded")

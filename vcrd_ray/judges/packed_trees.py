@@ -108,8 +108,8 @@ def branch_positions(response: IntArray, proposal: IntArray, special_ids: Collec
     """
     special = np.fromiter(special_ids, dtype=np.int64)
     plain = ~(np.isin(response, special) | np.isin(proposal, special))
-    leaf: BoolArray = plain & (response != proposal)
-    return leaf
+    needs_branch: BoolArray = plain & (response != proposal)
+    return needs_branch
 
 
 def pack(

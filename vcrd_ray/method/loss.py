@@ -34,7 +34,10 @@ class Denominators:
 
 
 def distillation_loss(
-    token_divergences: Float[Tensor, " n"], *, weights: FloatArray, coefficients: FloatArray
+    token_divergences: Float[Tensor, " n"],
+    *,
+    weights: Float[np.ndarray, " n"],
+    coefficients: Float[np.ndarray, " n"],
 ) -> Float[Tensor, ""]:
     """This micro-batch's share of the update's loss: sum_t coefficient_t w_t d_t (eq. 3).
 

@@ -99,7 +99,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
     """
-    from transformers import AutoTokenizer
+    with hidden("sklearn"):
+        from transformers import AutoTokenizer
 
     # Without any file transformers makes an empty tokenizer of the model's type.
     if not any((path / name).is_file() for name in _TOKENIZER_FILES):

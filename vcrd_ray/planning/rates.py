@@ -81,14 +81,14 @@ def _judge_flops(config: Config, shapes: Shapes) -> float:
         return 0.0
     section, pairs = config.plan, config.distill.micro_batch_size
     length = section.prompt_tokens + section.response_tokens
-    leaves = (1 - section.agreement) * section.response_tokens
+    branches = (1 - section.agreement) * section.response_tokens
     if shapes.reference is not None:
         heads = 2 * pairs * section.response_tokens * (shapes.judge.embedding + shapes.reference.embedding)
         both = (shapes.judge, shapes.reference)
         return heads + sum(shape.forward_flops(pairs * length, length / 2) for shape in both)
     # Qwen's judge reads a separator behind every token and behind every branch.
-    separators = section.response_tokens + leaves if isinstance(config.judge, QwenPrmJudgeSection) else 0
-    tokens = length + leaves + separators
+    separators = section.response_tokens + branches if isinstance(config.judge, QwenPrmJudgeSection) else 0
+    tokens = length + branches + separators
     return shapes.judge.forward_flops(pairs * tokens, length / 2)
 
 

@@ -41,8 +41,13 @@ def plain(now: Snapshot | None) -> dict[str, Any] | None:
     """For JSON, which has no numbers that are none."""
     if now is None:
         return None
-    shown = asdict(now)
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in shown.items()}
+    return {name: _finite(value) for name, value in asdict(now).items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _percent(share: float) -> str:

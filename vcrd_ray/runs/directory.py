@@ -30,6 +30,8 @@ from vcrd_ray.runs.storage import Store
 
 PACKAGES = ("vcrd-ray", "torch", "ray", "transformers", "peft", "deepspeed", "pydantic", "numpy")
 
+# Where there is nothing else, a job was refused before it made anything: it may be put right and started again.
+_WRITTEN_HERE = {".holder", ".lock", "config.yaml", "log.jsonl", "log.txt", "versions.json"}
 _FREE_TO_CHANGE = frozenset(key for key, free in keys(Config) if free)
 
 
@@ -94,7 +96,7 @@ class RunDirectory:
     def _record(self, config: Config, sections: tuple[str, ...]) -> None:
         resolved = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
         file = self.path / "config.yaml"
-        if file.exists():
+        if file.exists() and not {entry.name for entry in self.path.iterdir()} <= _WRITTEN_HERE:
             earlier = yaml.safe_load(file.read_text(encoding="utf-8"))
             changed = _differences(earlier, resolved)
             if changed:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 RUN_VARIABLE = "VCRD_RUN"
 """Environment variable that tells every process of a job which run it serves."""
+_OWN = ("actors", "jobs", "vcrd_ray")
 _identity: dict[str, object] = {"run": os.environ[RUN_VARIABLE]} if RUN_VARIABLE in os.environ else {}
 """Of the process: the threads that libraries start say it too."""
 _update: ContextVar[int | None] = ContextVar("update", default=None)
@@ -57,18 +58,24 @@ def log_as(*, stderr: bool = False, update: int | None = None, **identity: objec
 
 
 def log_to(directory: Path) -> list[logging.Handler]:
-    """Handlers on the root logger that write log.txt for people and log.jsonl for programs."""
-    handlers = []
+    """Handlers on the root logger: log.txt for people, log.jsonl for programs, and warnings on standard error.
+
+    Only warnings of the project's own: an error ends the job, which says it.
+    """
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("warning: %(message)s"))
+    terminal.addFilter(lambda record: record.levelno == logging.WARNING and record.name.split(".")[0] in _OWN)
+    handlers: list[logging.Handler] = [terminal]
     for name, formatter in (
         ("log.txt", logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")),
         ("log.jsonl", JsonLines()),
     ):
-        handler = logging.FileHandler(directory / name, encoding="utf-8")
-        handler.setFormatter(formatter)
-        handler.setLevel(logging.INFO)
-        handlers.append(handler)
+        file = logging.FileHandler(directory / name, encoding="utf-8")
+        file.setFormatter(formatter)
+        file.setLevel(logging.INFO)
+        handlers.append(file)
     root = logging.getLogger()
     root.setLevel(min(root.level or logging.INFO, logging.INFO))
     for handler in handlers:
         root.addHandler(handler)
-    return list(handlers)
+    return handlers

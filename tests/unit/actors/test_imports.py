@@ -10,7 +10,8 @@ import pytest
 # Of the libraries' own accord, or of ours, where something was imported at the top that only another role needs.
 NEVER = ("vllm", "mlflow", "wandb", "datasets", "lm_eval", "trl", "tensorboard", "plotly", "sklearn")
 LOAD = (
-    "import torch; from vcrd_ray.models.checkpoint_files import load_causal_lm, resolve_model;"
+    "import torch; from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model;"
+    " load_tokenizer(resolve_model('tiny:student-base'));"
     " load_causal_lm(resolve_model('tiny:student-base'), dtype='float32', device=torch.device('cpu'))"
 )
 RANK = f"import actors.ranks.worker; from vcrd_ray.models.backend.deepspeed import *; import_deepspeed(); {LOAD}"

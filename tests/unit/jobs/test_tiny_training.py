@@ -91,7 +91,7 @@ def test_only_the_last_line_decides_whether_a_response_is_right(
     assert [text for text, right in verdicts.items() if right] == ["12+7=18\n#### 19"]
 
 
-def test_eos_and_special_leaves_are_not_judged(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_eos_and_special_branches_are_not_judged(tokenizer: PreTrainedTokenizerFast) -> None:
     response = [*tokenizer.encode("12+7=18\n#### 18"), tokenizer.eos_token_id]
     (nine,) = tokenizer.encode("9")
     branches = [nine] * 7 + [tokenizer.eos_token_id] * 6
@@ -102,7 +102,7 @@ def test_eos_and_special_leaves_are_not_judged(tokenizer: PreTrainedTokenizerFas
     assert record.branch_labels == [0, 0, 0, 0, 0, 0, 1] + [NO_LABEL] * 5
 
 
-def test_a_packed_leaf_scores_as_if_it_stood_in_the_response(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_packed_branch_scores_as_if_it_stood_in_the_response(tokenizer: PreTrainedTokenizerFast) -> None:
     judge = RewardModel(SHAPE.build(tokenizer, seed=1)).eval()
     records = []
     for text in ("12+7=18\n#### 18", "7+12 is"):

@@ -127,7 +127,7 @@ def flat(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.concatenate(arrays)
 
 
-def leaf_rows(request: JudgeRequest) -> list[int]:
+def branch_tokens(request: JudgeRequest) -> list[int]:
     return np.flatnonzero(flat(request.responses) != flat(request.proposals)).tolist()
 
 

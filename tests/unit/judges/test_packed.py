@@ -15,10 +15,10 @@ from tests.unit.judges.checkpoints import (
     BOS,
     EOS,
     ROUNDING,
+    branch_tokens,
     byte_tokenizer,
     differences,
     flat,
-    leaf_rows,
     ragged_request,
     two_label_tensors,
     write_checkpoint,
@@ -125,9 +125,9 @@ def test_a_wrong_position_or_a_visible_sibling_is_found(
 ) -> None:
     wrong, request = load(attention=attention), ragged_request()
     wrong._reading = Mutated(wrong._reading, change)  # type: ignore[assignment]
-    own, other = judge.score_separately(request, leaf_rows(request))
+    own, other = judge.score_separately(request, branch_tokens(request))
     scores = wrong.score(request)
-    rows = leaf_rows(request)
+    rows = branch_tokens(request)
     found = np.abs([scores.trunk_logit[rows] - own, scores.branch_logit[rows] - other])
     assert found.max() > 1e-2
 

@@ -145,14 +145,14 @@ def test_every_token_sees_exactly_what_leads_to_it(drawn: list[Tree], budget: in
 
 
 @pytest.mark.parametrize(
-    ("token", "proposal", "has_leaf"),
+    ("token", "proposal", "has_branch"),
     [(5, 6, True), (5, 5, False), (1, 6, False), (5, 1, False), (1, 2, False), (1, 1, False)],
 )
-def test_only_two_different_plain_tokens_need_a_leaf(token: int, proposal: int, has_leaf: bool) -> None:
-    assert branch_positions(ints(token), ints(proposal), {1, 2}).tolist() == [has_leaf]
+def test_only_two_different_plain_tokens_need_a_branch(token: int, proposal: int, has_branch: bool) -> None:
+    assert branch_positions(ints(token), ints(proposal), {1, 2}).tolist() == [has_branch]
 
 
-def test_without_special_tokens_every_difference_is_a_leaf() -> None:
+def test_without_special_tokens_every_difference_is_a_branch() -> None:
     assert branch_positions(ints(1, 2, 3), ints(1, 0, 4), ()).tolist() == [False, True, True]
 
 

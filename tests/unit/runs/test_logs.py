@@ -92,3 +92,20 @@ def test_a_thread_says_its_update_until_it_is_told_another() -> None:
     for told, expected in ((0, 0), (None, 0), (5, 5)):
         logs.log_as(update=told)
         assert json.loads(logs.JsonLines().format(record))["update"] == expected
+
+
+def test_the_projects_warnings_are_shown_to_who_waits_and_nothing_else_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = logs.log_to(tmp_path)
+    try:
+        logging.getLogger("actors.ranks.group").warning("3 rows were not judged")
+        logging.getLogger("actors.ranks.group").error("stopped")
+        logging.getLogger("actors.ranks.group").info("going on")
+        logging.getLogger("somebody.else").warning("deprecated")
+    finally:
+        for handler in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+    assert capsys.readouterr().err == "warning: 3 rows were not judged\n"
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 4

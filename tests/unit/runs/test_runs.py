@@ -36,12 +36,20 @@ def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> Non
 
 
 def test_another_configuration_is_refused_and_the_keys_are_named(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, "j", Config(), sections=("run", "distill")):
-        pass
+    with RunDirectory(tmp_path, "j", Config(), sections=("run", "distill")) as directory:
+        (directory.path / "metrics.jsonl").touch()
     changed = Config.model_validate({"distill": {"chunk_rows": 7, "overlap": False}})
     with pytest.raises(RunDirectoryError, match=r"distill\.chunk_rows: 256 then, 7 now") as caught:
         RunDirectory(tmp_path, "j", changed, sections=("run", "distill"))
     assert "overlap" not in str(caught.value), "how a run is carried out may change"
+
+
+def test_a_job_that_was_refused_before_it_made_anything_may_be_put_right(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), RunDirectory(tmp_path, "j", Config(), sections=("run", "distill")):
+        raise ValueError("no rollouts there")
+    changed = Config.model_validate({"distill": {"chunk_rows": 7}})
+    with RunDirectory(tmp_path, "j", changed, sections=("run", "distill")) as directory:
+        assert "chunk_rows: 7" in (directory.path / "config.yaml").read_text()
 
 
 def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ def test_wandb_keeps_a_run_that_is_offline(tmp_path: Path, monkeypatch: pytest.M
     log = MetricsLog(tmp_path, next_update=0, trackers=("wandb",), name="demo/distill")
     log.write(0, {"loss": 1.0})
     log.close()
+    import wandb
+
+    wandb.teardown()  # its service would live as long as this process, and may still be writing
     run = (tmp_path / "wandb_run_id").read_text()
     (kept,) = (tmp_path / "wandb").glob(f"offline-run-*-{run}/run-{run}.wandb")
     assert b"loss" in kept.read_bytes()
