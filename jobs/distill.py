@@ -96,7 +96,9 @@ def run(config: Config, *, name: str = "distill") -> Path:
 def main(argv: list[str]) -> int:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--method", choices=list(METHODS), help="objective by name (default: that of the config)")
-    config, flags = load_config("distill", "Validity-calibrated distillation on rollout pairs.", argv, extra=extra)
+    config, flags = load_config(
+        "distill", "Validity-calibrated distillation on rollout pairs.", argv, extra=extra, any_key=False
+    )
     if flags.method:
         config = with_method(config, flags.method)
     if flags.dry_run:

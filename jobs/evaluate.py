@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 
-from jobs.benchmarks import INSTRUCT, print_questions, run_benchmarks
+from jobs.benchmarks import INSTRUCT, check_given, print_questions, run_benchmarks
 from jobs.cli import load_config, run_main
 from jobs.common import check_golds, check_prompts, print_dry_run
 from jobs.progress import StageProgress
@@ -58,11 +58,11 @@ def run(config: Config, *, label: str) -> Accuracy:
         tokenizer = load_tokenizer(resolve_model(model))
         problems, bad_rows = read_problems(config.evaluate.prompts, config.world)
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.
-        prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
+        prompts, unasked = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
         golds = [prompt.gold for prompt in prompts]
         thinking, source = config.evaluate.thinking, "evaluate.prompts"
         grader = ResponseGrader(golds, thinking=thinking, source=source, cure=f"set {source}.answer_key")
-        write_rejects(directory.path / "rejects.jsonl", [*bad_rows, *grader.rejects(prompts)])
+        write_rejects(directory.path / "rejects.jsonl", [*bad_rows, *unasked, *grader.rejects(prompts)])
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:
             started = time.perf_counter()
             samples = directory.path / "samples"
@@ -88,24 +88,24 @@ def _flags() -> argparse.ArgumentParser:
     extra.add_argument(
         "--suites", nargs="+", choices=(*SUITES, INSTRUCT), default=[], help="benchmarks (default: evaluate.prompts)"
     )
-    extra.add_argument(
-        "--backend",
-        choices=("own", "lm-eval"),
-        default="own",
-        help="lm-eval: lm-evaluation-harness asks and grades its own tasks (default: %(default)s)",
-    )
+    asked_by = "lm-eval: that library asks and grades its own tasks (default: %(default)s)"
+    extra.add_argument("--backend", choices=("own", "lm-eval"), default="own", help=asked_by)
     return extra
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags())
+    config, flags = load_config(
+        "evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags(), any_key=False
+    )
+    check_given(flags)
     if flags.model:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
         if not print_questions(config, flags.suites, flags.backend):
             check(config, fetch=False)
-        return print_dry_run(config, SECTIONS, actors=False)
+        # Engines are the teacher's.
+        return print_dry_run(config, (*SECTIONS, "teacher"), actors=False)
     if flags.suites or flags.backend == "lm-eval":
         resolved = _resolved(config)
         with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:

@@ -106,7 +106,7 @@ def main(argv: list[str], *, job: str = "pipeline") -> int:
     )
     number = _DEMO_CALIBRATION if job == "demo" else 0
     extra.add_argument("--calibrate", type=int, default=number, metavar="N", help="measure the judge on N rollouts")
-    config, flags = load_config(job, "The whole main job.", argv, extra=extra)
+    config, flags = load_config(job, "The whole main job.", argv, extra=extra, any_key=False)
     if flags.calibrate < 0:
         raise ConfigError(f"--calibrate {flags.calibrate}: must be at least 0")
     if flags.dry_run:

@@ -100,7 +100,9 @@ def _generate(config: Config, directory: Path, missing: Mapping[int, list[Prompt
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("rollouts", "Responses of teacher and student to each prompt, made once.", argv)
+    config, flags = load_config(
+        "rollouts", "Responses of teacher and student to each prompt, made once.", argv, any_key=False
+    )
     if flags.dry_run:
         check(config, fetch=False)
         return print_dry_run(config, SECTIONS, actors=False)

@@ -84,7 +84,9 @@ def main(argv: list[str]) -> int:
         "--rank-teachers", type=Path, nargs="+", metavar="RUN", help="runs or rollouts of two or more teachers to rank"
     )
     extra.add_argument("--json", action="store_true", help="print the results as JSON, and nothing else")
-    config, flags = load_config("select", "Which rollouts to learn from, told before training.", argv, extra=extra)
+    config, flags = load_config(
+        "select", "Which rollouts to learn from, told before training.", argv, extra=extra, any_key=False
+    )
     directories = [_rollouts_of(path) for path in flags.rank_teachers or []]
     if flags.rank_teachers:
         _check_ranking(config, directories)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import Location, Section
 
 _SHARE_TOLERANCE = 1e-6
 
@@ -30,8 +30,9 @@ class RowsSection(Section):
     answer_key: str | None = Field(default="answer", description="Key of the gold answer or solution; none: no answers")
     messages_key: str | None = Field(
         default=None,
-        description="Key of a chat, a list of {role, content}: its first user turn is the question and the assistant turn"
-        " after it the solution; instead of question_key and answer_key",
+        description="Key of a chat, a list of {role, content} or {from, value}: its first user turn is the question, the"
+        " assistant turn after it the solution, a system turn before it part of the prompt; instead of question_key and"
+        " answer_key",
     )
     start: int = Field(default=0, ge=0, description="Rows to pass over")
     count: int | None = Field(default=None, ge=1, description="Rows to read; none: all")
@@ -56,10 +57,10 @@ class RowsSection(Section):
 
 
 class JsonlPrompts(RowsSection):
-    """Problems read from a JSON Lines file."""
+    """Problems read from a file of JSON rows: JSON Lines or one array, plain or gzipped."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: Path = Field(description="File with one JSON object a line")
+    path: Path = Field(description="File with one JSON object a line, or one array of objects")
 
 
 class ParquetPrompts(RowsSection):
@@ -73,7 +74,7 @@ class HfPrompts(RowsSection):
     """Problems read with the library `datasets`, from the Hugging Face hub or from a folder that save_to_disk wrote."""
 
     type: Literal["hf"] = "hf"
-    path: str = Field(description="Data set of the hub (owner/name), or a folder that save_to_disk wrote")
+    path: Location = Field(description="Data set of the hub (owner/name), or a folder that save_to_disk wrote")
     subset: str | None = Field(default=None, description="Configuration of a data set of the hub")
     split: str | None = Field(default=None, description="Split; needed wherever there are several")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a data set of the hub")

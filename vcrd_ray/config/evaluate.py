@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, THINKING, Section, Thinking
+from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, THINKING, Location, Section, Thinking
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.instruct import InstructSection
 
@@ -187,7 +187,7 @@ class HarnessSection(Section):
 class EvaluateSection(Section):
     """pass@1 on held-out problems of your own, and benchmark suites."""
 
-    model: str | None = Field(default=None, description="Checkpoint to evaluate; none: the student's path")
+    model: Location | None = Field(default=None, description="Checkpoint to evaluate; none: the student's path")
     prompts: Prompts = TinyPrompts(seed=7, count=1000)
     sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
     batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")

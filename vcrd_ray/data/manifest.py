@@ -140,12 +140,16 @@ def read_manifest(directory: Path) -> Manifest:
     """
     try:
         return Manifest.model_validate_json((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{directory}: no rollouts here (no {MANIFEST}); run jobs.rollouts first") from None
     except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
         raise DataError(
-            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
+            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields ({where}: {first['msg']}); make it again"
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{directory / MANIFEST} cannot be read: {error}; make it again") from None
 
 
 def check_manifest(directory: Path, *, teacher: str, tokenizer: str, student: str | None = None) -> Manifest:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from vcrd_ray.config.base import THINKING, Thinking
+from vcrd_ray.config.yaml_files import read_yaml
 from vcrd_ray.data.accuracy import Accuracy
 from vcrd_ray.data.manifest import check_manifest, pair_id, read_manifest, split_pair_id
 from vcrd_ray.data.problems import Reject
@@ -121,7 +122,7 @@ def _pair(run_dir: Path) -> tuple[str | None, str | None]:
     # After a fine-tuning later stages know the fine-tuned student only.
     for file in (run_dir / "sft" / "config.yaml", *sorted(run_dir.glob("distill*/config.yaml"))):
         if file.is_file():
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            content = read_yaml(file) or {}
             for role in ("teacher", "student"):
                 path = (content.get(role) or {}).get("path")
                 if path is not None:
@@ -210,7 +211,7 @@ def _training(folder: Path, name: str) -> TrainingData:
         metrics=read_jsonl(folder / "metrics.jsonl"),
         decisions=[Decision(**row) for row in read_jsonl(decisions)] if decisions.is_file() else [],
         facts=read_object(done) if done.is_file() else {},
-        config=yaml.safe_dump(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else "",
+        config=yaml.safe_dump(read_yaml(config)) if config.is_file() else "",
         versions=read_object(versions) if versions.is_file() else {},
         model=folder / "model" if (folder / "model" / "config.json").is_file() else None,
         refresh=read_refreshed(folder),

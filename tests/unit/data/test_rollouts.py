@@ -65,11 +65,16 @@ def test_nothing_usable_is_an_error(rollouts_dir: Path) -> None:
 
 
 def test_no_rollouts_at_all_names_the_job_that_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"run jobs\.rollouts first"):
-        read_manifest(tmp_path)
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "none"):
+        with pytest.raises(DataError, match=r"run jobs\.rollouts first"):
+            read_manifest(path)
 
 
 def test_a_damaged_manifest_is_named(rollouts_dir: Path) -> None:
+    (rollouts_dir / "manifest.json").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
+        read_manifest(rollouts_dir)
     (rollouts_dir / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         read_manifest(rollouts_dir)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vcrd_ray.config.data import PromptSection, SamplingSection
 from vcrd_ray.config.evaluate import MathSection
-from vcrd_ray.data.problems import prompt_ids
+from vcrd_ray.data.chat import as_data, encode, prompt_ids
 from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
 from vcrd_ray.evaluation.math.grader import QwenGrader, VerifyGrader
 from vcrd_ray.evaluation.math.prompts import prompt_text, turns
@@ -70,8 +70,8 @@ class MathBenchmark(Benchmark):
         if style == "chat":
             asked = turns(item.question, style="qwen25-math-cot", shots=self._set.shots)
             return prompt_ids(asked.user, tokenizer, PromptSection(system=asked.system))
-        text = prompt_text(item.question, style=style, shots=self._set.shots)
-        return np.asarray(tokenizer(text)["input_ids"], dtype=np.int32)
+        text = prompt_text(as_data(item.question, tokenizer), style=style, shots=self._set.shots)
+        return encode(text, tokenizer, add_special_tokens=True)
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:
         pairs = [(self._by_id[answer.id], answer.text) for answer in answers]
