@@ -29,12 +29,20 @@ SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
+    check_prompts(config.evaluate.prompts, fetch=fetch)
+    check_model(config, fetch=fetch)
+
+
+def check_model(config: Config, *, fetch: bool = True) -> None:
+    """Refuse a checkpoint that cannot be loaded; no weights are read."""
+    from vcrd_ray.models.causal_lm import check_checkpoint
     from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
 
-    check_prompts(config.evaluate.prompts, fetch=fetch)
     model = config.evaluate.model or config.student.path
     if fetch or not must_be_fetched(model):
         load_tokenizer(resolve_model(model))
+        by_transformers = config.teacher.engine == "hf"
+        check_checkpoint(resolve_model(model), plain_head=False, by_transformers=by_transformers)
 
 
 def run(config: Config, *, label: str) -> Accuracy:
@@ -93,11 +101,14 @@ def main(argv: list[str]) -> int:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
-        if not print_questions(config, flags.suites, flags.backend):
+        if print_questions(config, flags.suites, flags.backend):
+            check_model(config, fetch=False)
+        else:
             check(config, fetch=False)
         return print_dry_run(config, SECTIONS, actors=False)
     if flags.suites or flags.backend == "lm-eval":
         resolved = _resolved(config)
+        check_model(resolved)
         with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:
             run_benchmarks(resolved, flags.suites, directory.path, backend=flags.backend)
         return 0
