@@ -99,7 +99,7 @@ def _compare(logits: Tensor, states: Tensor, weight: Tensor, name: str) -> None:
     difference, largest = (logits[0].float() - ours).abs().amax(-1), ours.abs().amax(-1)
     # Of a model whose weights are no numbers nothing can be said here.
     excess = (difference - ROUNDING[weight.dtype] * largest).nan_to_num(nan=0.0)
-    worst = int(excess.argmax())
-    if float(excess[worst]) > 0:
-        found = f"they differ by {float(difference[worst]):.3g} where the largest is {float(largest[worst]):.3g}"
+    if float(excess.max()) > 0:
+        first = int((excess > 0).nonzero()[0])
+        found = f"they differ by {float(difference[first]):.3g} where the largest is {float(largest[first]):.3g}"
         raise ModelError(f"{name}: {_MORE}: {found} (a scale, a cap or an offset); {_CURE}")
