@@ -16,7 +16,7 @@ import time
 
 from jobs.benchmarks import INSTRUCT, check_given, print_questions, run_benchmarks
 from jobs.cli import load_config, run_main
-from jobs.common import check_golds, check_prompts, print_dry_run
+from jobs.common import check_evaluated, check_golds, check_prompts, print_dry_run
 from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.data.accuracy import Accuracy, accuracy
@@ -29,14 +29,10 @@ SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
-
     section = config.evaluate
     check_prompts(section.prompts, fetch=fetch)
     check_golds(section.prompts, config.world, section.thinking, source="evaluate.prompts", fetch=fetch)
-    model = section.model or config.student.path
-    if fetch or not must_be_fetched(model):
-        load_tokenizer(resolve_model(model))
+    check_evaluated(config, fetch=fetch)
 
 
 def run(config: Config, *, label: str) -> Accuracy:
@@ -102,12 +98,15 @@ def main(argv: list[str]) -> int:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
-        if not print_questions(config, flags.suites, flags.backend):
+        if print_questions(config, flags.suites, flags.backend):
+            check_evaluated(config, fetch=False)
+        else:
             check(config, fetch=False)
         # Engines are the teacher's.
         return print_dry_run(config, (*SECTIONS, "teacher"), actors=False)
     if flags.suites or flags.backend == "lm-eval":
         resolved = _resolved(config)
+        check_evaluated(resolved)
         with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:
             run_benchmarks(resolved, flags.suites, directory.path, backend=flags.backend)
         return 0

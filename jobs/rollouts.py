@@ -25,7 +25,7 @@ SECTIONS = ("run", "cluster", "world", "prompt", "student", "teacher", "rollouts
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     check_prompts(config.rollouts.prompts, fetch=fetch)
-    check_models(config, teacher=True, judge=False, fetch=fetch)
+    check_models(config, teacher=True, judge=False, fetch=fetch, use="generate")
 
 
 def run(config: Config) -> Path:

@@ -12,15 +12,17 @@ import numpy as np
 import torch
 
 from vcrd_ray.config.data import SamplingSection
-from vcrd_ray.engines import Engine, VersionedEngine
+from vcrd_ray.engines import Engine, Use, VersionedEngine
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.batching import pad_left, response_batch
+from vcrd_ray.models.causal_lm import max_positions
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
 from vcrd_ray.models.generation_config import stop_ids
 from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.output_head import check_plain_head
 from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
@@ -32,10 +34,23 @@ with hidden("sklearn"):
 class HFEngine(Engine, VersionedEngine):
     """One causal language model in one process."""
 
-    def __init__(self, path: str, *, dtype: str, device: torch.device, max_batch_tokens: int | None = None) -> None:
-        """
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str,
+        device: torch.device,
+        max_batch_tokens: int | None = None,
+        use: Use | None = None,
+    ) -> None:
+        """Load the model.
+
         Args:
             max_batch_tokens: tokens that are generated at once, padding and longest responses included; None: a whole call.
+            use: what it will be asked for; None: anything.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is to annotate and its logits are more than its head times its states.
         """
         directory = resolve_model(path)
         self.fingerprint = model_fingerprint(directory)
@@ -46,7 +61,9 @@ class HFEngine(Engine, VersionedEngine):
         self._max_batch_tokens = max_batch_tokens
         self._device = device
         self._vocab_size = len(self._tokenizer)
-        self._max_length = int(self._model.config.max_position_embeddings)
+        self._max_length = max_positions(self._model.config)
+        if use != "generate":
+            check_plain_head(self._model, path)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:

@@ -27,6 +27,7 @@ from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import stable_hash
+from vcrd_ray.models.causal_lm import check_checkpoint
 from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, model_fingerprint, resolve_model
 from vcrd_ray.models.generation_config import stop_ids
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
@@ -54,7 +55,7 @@ class VLLMEngine(Engine, VersionedEngine):
             lora_rank: rank of the adapters that `load_version` will be given; None: none will come.
 
         Raises:
-            ModelError: vLLM is not installed, or the engine's states are not those of one model.
+            ModelError: the checkpoint cannot be used, vLLM is not installed, or its states are not those of one model.
         """
         directory = resolve_model(path)
         self.fingerprint = model_fingerprint(directory)
@@ -64,6 +65,8 @@ class VLLMEngine(Engine, VersionedEngine):
         self.stop_ids = stop_ids(directory, self._tokenizer)
         self._device = device
         self._adapter: Any = None
+        # vLLM gives states and no logits to compare them with.
+        check_checkpoint(directory, plain_head=use == "annotate", by_transformers=False)
         self._llm = _start(
             str(directory), dtype=dtype, use=use, section=section, on_cpu=device.type == "cpu", lora_rank=lora_rank
         )

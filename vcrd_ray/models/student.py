@@ -14,6 +14,7 @@ from vcrd_ray.models import generation_config
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.output_head import check_plain_head
 from vcrd_ray.runs.files import written_aside
 
 
@@ -31,7 +32,8 @@ class Student(nn.Module):
         self.directory = resolve_model(section.path)
         self.tokenizer = load_tokenizer(self.directory)
         torch.manual_seed(seed)  # adapters are drawn here; every rank must draw the same
-        model = load_causal_lm(self.directory, dtype=section.dtype, device=device)
+        model = load_causal_lm(self.directory, dtype=section.dtype, device=device, trained=True)
+        check_plain_head(model, section.path)
         if lora is not None:
             from peft import LoraConfig, get_peft_model
 

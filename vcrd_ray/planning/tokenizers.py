@@ -1,4 +1,5 @@
-"""Whether models can be loaded where one stands, and whether their tokenizers fit. Reads configurations and tokenizers only."""
+"""Whether models can be loaded where one stands, and whether their tokenizers fit. Reads configurations, headers of weights
+and tokenizers only."""
 
 from __future__ import annotations
 
@@ -20,14 +21,28 @@ def role_paths(config: Config) -> dict[str, str]:
     return paths | ({"judge": config.judge.path} if isinstance(config.judge, ModelJudge) else {})
 
 
-def model_here(path: str) -> tuple[str | None, str]:
-    """(Fingerprint of the tokenizer, "") of a model that can be loaded here, or (None, why not)."""
+def is_plain(config: Config, role: str) -> bool | None:
+    """Whether a role's model must have logits that are no more than its head times its states; None: it is a judge."""
+    return {"student": True, "teacher": config.distill.objective.needs_teacher, "rollout": False}.get(role)
+
+
+def model_here(path: str, plain_head: bool | None, by_transformers: bool) -> tuple[str | None, str]:
+    """(Fingerprint of the tokenizer, "") of a model that can be loaded here, or (None, why not).
+
+    Args:
+        path: of the model.
+        plain_head: of `is_plain`.
+        by_transformers: and not by vLLM, which reads other formats.
+    """
     from transformers import AutoConfig
 
+    from vcrd_ray.models.causal_lm import check_checkpoint
     from vcrd_ray.models.checkpoint_files import is_on_hub, resolve_model, tokenizer_fingerprint
 
     try:
         AutoConfig.from_pretrained(path if is_on_hub(path) else str(resolve_model(path)), trust_remote_code=False)
+        if plain_head is not None and not is_on_hub(path):
+            check_checkpoint(resolve_model(path), plain_head=plain_head, by_transformers=by_transformers)
         return tokenizer_fingerprint(_tokenizer_of(path)), ""
     except (ModelError, OSError, ValueError) as error:
         return None, str(error).strip().splitlines()[0]
