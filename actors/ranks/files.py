@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +44,13 @@ class RunFiles:
             rank=self.rank,
             leads=self._leads,
             barrier=torch.distributed.barrier,
+            gather=_gather,
             keep=keep,
             store=None if self.store is None else self.store.within("checkpoints"),
         )
+
+
+def _gather(own: Any) -> list[Any]:
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own)
+    return found
