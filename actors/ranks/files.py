@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ class RunFiles:
         if self._mirror is not None:
             self._mirror.push()
 
-    def checkpoints(self, *, keep: int) -> CheckpointManager:
-        """The run's checkpoints."""
+    def checkpoints(self, *, keep: int, warn: Callable[[str], None]) -> CheckpointManager:
+        """The run's checkpoints; `warn` is told of those that are damaged."""
         return CheckpointManager(
             local=self._run_dir / "checkpoints",
             rank=self.rank,
             leads=self._leads,
             barrier=torch.distributed.barrier,
             gather=_gather,
+            warn=warn,
             keep=keep,
             store=None if self.store is None else self.store.within("checkpoints"),
         )

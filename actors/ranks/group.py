@@ -22,8 +22,8 @@ from actors.placement import role_resources
 from actors.placement_wait import why_now
 from actors.ranks.run_state import RankJob
 from actors.ranks.worker import rank_main
-from vcrd_ray.errors import CheckpointError, ScheduleError, VcrdError
-from vcrd_ray.runs.files import read_jsonl
+from vcrd_ray.errors import CheckpointError, DiskFullError, ScheduleError, VcrdError
+from vcrd_ray.runs.files import is_disk_full, read_jsonl
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.trainer import DONE_FILE
 
@@ -65,6 +65,11 @@ def train(job: RankJob) -> None:
             for cause in causes:
                 if isinstance(cause, VcrdError):
                     raise cause from None
+            if any(is_disk_full(cause) for cause in causes):
+                raise DiskFullError(
+                    f"{job.run_dir}: the disk is full ({causes[-1]}); what was complete is as it was. Free some space"
+                    " and run the same command again"
+                ) from error
             if any(isinstance(cause, _PROGRAMMING_ERRORS) for cause in causes):
                 raise
             last, saved = saved, int(job.notes.read("saved") or 0)

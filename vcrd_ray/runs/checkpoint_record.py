@@ -61,7 +61,7 @@ def _sha256(file: Path) -> str:
 
 
 def damage(directory: Path, next_update: int, share: slice) -> str | None:
-    """How the checkpoint of an update differs from what was written, as far as its record and a share of its files tell; None: not at all.
+    """How the checkpoint of an update differs from what was written, as far as its record and a share of its files tell.
 
     Raises:
         CheckpointError: it may not be read, so nobody knows.

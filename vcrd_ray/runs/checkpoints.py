@@ -47,6 +47,8 @@ class CheckpointManager:
     """The same folder in storage; it is the truth where there is one."""
     gather: Callable[[Any], list[Any]] = lambda own: [own]
     """One rank's value -> those of all ranks, in their order, on every rank."""
+    warn: Callable[[str], None] = logger.warning
+    """Told on rank 0 of a checkpoint that is damaged."""
 
     def newest(self) -> tuple[Path, CheckpointRecord] | None:
         """The last checkpoint that is whole, brought here if need be; None where there is none. All ranks call it.
@@ -65,7 +67,7 @@ class CheckpointManager:
                 passed.append(f"{path}: {faults[0]}")
                 continue
             for fault in passed if self.rank == 0 else ():
-                logger.warning("a checkpoint is damaged, and passed over: %s; going on from %s", fault, path)
+                self.warn(f"a checkpoint is damaged, and passed over: {fault}; going on from {path}")
             return path, read_record(path)
         if passed:
             raise CheckpointError(
@@ -105,8 +107,8 @@ class CheckpointManager:
         """The next update of every checkpoint here that a run can go on from."""
         return [int(p.name.removeprefix("update-")) for p in _complete(self.local)]
 
-    def save(self, record: CheckpointRecord, *, write: Callable[[Path], None]) -> None:
-        """Write one checkpoint with all ranks; the ones before it are touched only once it is complete.
+    def save(self, record: CheckpointRecord, *, write: Callable[[Path], None]) -> Path:
+        """Write one checkpoint with all ranks; the ones before it are touched only once it is complete. Where it is.
 
         Args:
             write: writes this rank's part into the directory it is given.
@@ -122,6 +124,7 @@ class CheckpointManager:
             if self.leads:
                 self._prune(final.name)
             self.barrier()
+            return final
         except (OSError, RuntimeError, StorageError, DiskFullError) as error:
             full = is_disk_full(error) and not isinstance(error, StorageError)
             if isinstance(error, RuntimeError) and not full:
