@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
+from actors.failures import causes_of
 from actors.placement import role_resources
 from actors.placement_wait import why_now
 from actors.ranks.run_state import RankJob
@@ -61,7 +62,7 @@ def train(job: RankJob) -> None:
         except TrainingFailedError as error:
             _refuse_no_room(error, job)
             of_ranks = list(getattr(error, "worker_failures", {}).values()) or [error]
-            causes = [cause for failure in of_ranks for cause in _causes(failure)]
+            causes = [cause for failure in of_ranks for cause in causes_of(failure)]
             for cause in causes:
                 if isinstance(cause, VcrdError):
                     raise cause from None
@@ -134,13 +135,3 @@ def warn_of_quarantined(run_dir: Path) -> None:
             " %s)",
             *(rows, run_dir / "metrics.jsonl"),
         )
-
-
-def _causes(failure: BaseException | None) -> list[BaseException]:
-    """An error and what Ray wrapped in it."""
-    found: list[BaseException] = []
-    while failure is not None and failure not in found:
-        found.append(failure)
-        inner = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
-        failure = inner if isinstance(inner, BaseException) else None
-    return found
