@@ -133,5 +133,6 @@ def _warner(read: Callable[[], list[str] | None]) -> Callable[[], None]:
             if text not in said:
                 said.add(text)
                 logger.warning(text)
+                _CONSOLE.print(text, highlight=False, markup=False, soft_wrap=True)
 
     return show

@@ -64,8 +64,8 @@ class SelfCheck:
         assert self._tolerance is not None
         if not math.isfinite(self.difference):
             raise JudgeError(
-                f"update {batch.update}: the judge's scores are NaN or infinite on the first batch; check the judge's"
-                " checkpoint, or set judge.dtype to float32"
+                f"update {batch.update}: packed and separate judging differ by {self.difference}: the judge's scores are NaN or"
+                " infinite; check its checkpoint, or load it in another judge.dtype"
             )
         if not self.difference <= self._tolerance:
             raise JudgeError(
