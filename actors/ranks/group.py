@@ -66,9 +66,10 @@ def train(job: RankJob) -> None:
             for cause in causes:
                 if isinstance(cause, VcrdError):
                     raise cause from None
-            if any(is_disk_full(cause) for cause in causes):
+            full = [cause for cause in causes if is_disk_full(cause)]
+            if full:
                 raise DiskFullError(
-                    f"{job.run_dir}: the disk is full ({causes[-1]}); what was complete is as it was. Free some space"
+                    f"{job.run_dir}: the disk is full ({full[-1]}); what was complete is as it was. Free some space"
                     " and run the same command again"
                 ) from error
             if any(isinstance(cause, _PROGRAMMING_ERRORS) for cause in causes):

@@ -141,9 +141,11 @@ class Student(nn.Module):
         cut = any(hasattr(p, "ds_id") for p in self.model.parameters())
         if not self.has_adapter or self.export_dtype == torch.float32 or cut:
             return None
-        return cast_loss(
-            self.model, self._causal(), state, text_ids=self.tokenizer(_PROBE).input_ids, dtype=self.export_dtype
-        )
+        probe = self.tokenizer(_PROBE).input_ids
+        try:
+            return cast_loss(self.model, self._causal(), state, text_ids=probe, dtype=self.export_dtype)
+        except torch.OutOfMemoryError:
+            return None
 
     def _save(
         self, model: nn.Module, final: Path, *, tokenizer: bool, state: dict[str, torch.Tensor] | None = None
@@ -152,7 +154,7 @@ class Student(nn.Module):
             _save_pretrained(model, temporary, state)
             if state is not None:
                 _say_dtype(temporary, self.export_dtype)
-                _check_loads(temporary)
+                _check_loads(temporary, self.directory)
             if tokenizer:
                 self.tokenizer.save_pretrained(temporary)
 
@@ -205,17 +207,22 @@ def _say_dtype(directory: Path, dtype: torch.dtype) -> None:
     )
 
 
-def _check_loads(directory: Path) -> None:
-    """Refuse a written model whose tensors are not those that its configuration asks for. Reads names and shapes only."""
+def _check_loads(directory: Path, base: Path) -> None:
+    """Refuse a written model with other tensors than its configuration asks for, but for what its base lacks or has too."""
+    wrong = sorted(_not_its_own(directory) - _not_its_own(base))
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: {len(wrong)} tensors are missing or foreign in what was written, first {wrong[0]}; this architecture"
+            " cannot be exported: train another student, or report it"
+        )
+
+
+def _not_its_own(directory: Path) -> set[str]:
+    """Tensors that a checkpoint lacks or has too many of. Names and shapes alone are read."""
     with hidden("sklearn"):
         from transformers import AutoModelForCausalLM
 
     _, found = AutoModelForCausalLM.from_pretrained(
         str(directory), device_map="meta", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
-    if wrong:
-        raise CheckpointError(
-            f"{directory}: {len(wrong)} tensors are missing or foreign in what was written, first {wrong[0]}; this architecture"
-            " cannot be exported: train another student, or report it"
-        )
+    return {*found["missing_keys"], *found["unexpected_keys"]}

@@ -115,8 +115,8 @@ def _sync_one(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot sync directories.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        # Some network file systems cannot.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
     finally:
         os.close(descriptor)

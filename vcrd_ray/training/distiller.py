@@ -273,8 +273,10 @@ class Distiller(Loop):
         self._student.eval()
         for batch in self._batches.validation(self._section.micro_batch_size):
             signals = self._signals.request_teacher(done(batch)).result()
+            check_signals(batch, signals)
             hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
             fused = self._losses.of_side("teacher", batch, hidden, signals, self._progress.state, plain=True)
+            self._losses.check(batch, fused.divergence.float().cpu().numpy(), signals)
             total, count = total + float(fused.divergence.sum()), count + batch.layout.num_tokens
         self._student.train()
         return float(self._sum(np.array([total / count]))[0] / self._backend.world_size)

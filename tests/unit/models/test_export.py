@@ -156,7 +156,8 @@ def test_dropout_that_experts_cannot_have_is_refused_in_one_line(tmp_path: Path,
 def test_a_written_model_with_other_tensors_than_its_own_is_refused(tmp_path: Path, change: str) -> None:
     from safetensors.torch import save_file
 
-    model = checkpoint(tmp_path / "base", "llama")
+    base, model = checkpoint(tmp_path / "base", "llama"), checkpoint(tmp_path / "model", "llama")
+    _check_loads(model, base)
     tensors = load_file(model / "model.safetensors")
     if change == "missing":
         del tensors["model.layers.0.mlp.up_proj.weight"]
@@ -164,7 +165,7 @@ def test_a_written_model_with_other_tensors_than_its_own_is_refused(tmp_path: Pa
         tensors["model.layers.0.mlp.experts.base_layer.down_proj"] = torch.zeros(2)
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="1 tensors are missing or foreign"):
-        _check_loads(model)
+        _check_loads(model, base)
 
 
 def test_names_lose_every_layer_of_adapters() -> None:
