@@ -23,6 +23,12 @@ class StudentSection(Section):
 
     path: Location = Field(default="tiny:student-base", description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Parameter and activation type")
+    export_dtype: DType | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
+        default=None,
+        description="Type of the exported weights; none: student.dtype. bfloat16 rounds away a part of what adapters learnt,"
+        " float32 keeps all of it",
+    )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
     ranks: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Training processes")
     min_ranks: int | None = Field(

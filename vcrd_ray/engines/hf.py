@@ -15,7 +15,7 @@ from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.engines import Engine, Use, VersionedEngine
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths
-from vcrd_ray.errors import ModelError
+from vcrd_ray.errors import ModelError, NotFiniteError
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.batching import pad_left, response_batch
 from vcrd_ray.models.causal_lm import max_positions
@@ -145,6 +145,7 @@ class _SeededSampler(LogitsProcessor):  # type: ignore[misc]
     """
 
     def __init__(self, prompt_ids: Sequence[str], sampling: SamplingSection, *, seed: int, vocab_size: int) -> None:
+        self._prompt_ids = prompt_ids
         self._keys = np.array([stable_hash(i) for i in prompt_ids], dtype=np.uint64)
         self._greedy = sampling.temperature == 0
         self._warpers = LogitsProcessorList()
@@ -172,7 +173,16 @@ class _SeededSampler(LogitsProcessor):  # type: ignore[misc]
                 positions=np.full(len(self._keys), len(self.logprobs), dtype=np.int64),
             )
             chosen = sample_rows(warped, torch.from_numpy(uniform).to(scores.device))
-        self.logprobs.append(logp.gather(1, chosen[:, None])[:, 0])
+        found = logp.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
+        # A logit that is NaN or +inf makes all log-probabilities of its row NaN. `generate` waits for each token anyway.
+        good = torch.isfinite(found) & (chosen >= 0)
+        if not good.all():
+            row = int((~good).nonzero()[0, 0])
+            raise NotFiniteError(
+                f"the logits of token {len(self.logprobs)} of prompt {self._prompt_ids[row]!r} are NaN or infinite: nothing can"
+                " be sampled from them; check this model's checkpoint, or load it in another dtype"
+            )
+        self.logprobs.append(found)
         forced = torch.full_like(scores, -torch.inf)
         return forced.scatter_(1, chosen[:, None], 0.0)  # type: ignore[return-value]
 

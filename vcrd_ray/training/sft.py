@@ -15,6 +15,7 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import batch_responses, packed_responses
 from vcrd_ray.models.checkpoint_files import pad_id
+from vcrd_ray.models.finite import check_update
 from vcrd_ray.models.student import Student
 from vcrd_ray.training.data_order import DataOrder
 from vcrd_ray.training.trainer import Loop
@@ -52,6 +53,7 @@ class FineTuner(Loop):
                 loss += share.detach()
             norm, lr = self._backend.step()
             total = float(self._backend.sum_over_ranks(loss))
+            check_update(update, self._backend.student, loss=total, grad_norm=norm)
             seconds = time.perf_counter() - started
             metrics = {
                 "loss": total,

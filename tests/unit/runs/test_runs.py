@@ -226,6 +226,7 @@ def test_what_a_resumed_run_may_change_is_what_it_was() -> None:
         "sft.checkpoint_every",
         "sft.keep_checkpoints",
         "sft.stop_after",
+        "student.export_dtype",
         "student.max_failures",
         "student.min_ranks",
         "student.ranks",
