@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def log_as(*, stderr: bool = False, update: int | None = None, **identity: objec
         root.setLevel(min(root.level or logging.INFO, logging.INFO))
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts off must not hide what a job has to say of that."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 def log_to(directory: Path) -> list[logging.Handler]:
     """Handlers on the root logger that write log.txt for people and log.jsonl for programs."""
     handlers = []
@@ -63,7 +75,7 @@ def log_to(directory: Path) -> list[logging.Handler]:
         ("log.txt", logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")),
         ("log.jsonl", JsonLines()),
     ):
-        handler = logging.FileHandler(directory / name, encoding="utf-8")
+        handler = _LogFile(directory / name, encoding="utf-8")
         handler.setFormatter(formatter)
         handler.setLevel(logging.INFO)
         handlers.append(handler)

@@ -92,3 +92,12 @@ def test_a_thread_says_its_update_until_it_is_told_another() -> None:
     for told, expected in ((0, 0), (None, 0), (5, 5)):
         logs.log_as(update=told)
         assert json.loads(logs.JsonLines().format(record))["update"] == expected
+
+
+def test_a_log_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    for handler in logs.log_to(tmp_path):
+        logging.getLogger("full").warning("x" * 100_000)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
