@@ -11,7 +11,6 @@ from typing import Any
 import ray
 import ray.data
 import torch
-from ray.exceptions import RayError
 
 from actors.failures import raised_on_purpose
 from actors.placement import role_resources
@@ -106,7 +105,7 @@ def generate_rollouts(
     try:
         for done in dataset.map(write).iter_rows():
             on_block(PartTotals.model_validate_json(done["totals"]))
-    except RayError as error:
+    except Exception as error:  # Ray Data wraps what tasks raise in several ways
         if (cause := raised_on_purpose(error)) is not None:
             raise cause from None
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,7 @@ class TinyPrompts(Section):
     seed: int = Field(default=1, ge=0, description="Seed of the problem generator")
     start: int = Field(default=0, ge=0, description="Index of the first problem")
     count: int = Field(default=1000, ge=1, description="Number of problems")
+    has_golds: ClassVar[bool] = True
 
 
 class RowsSection(Section):
@@ -42,6 +43,11 @@ class RowsSection(Section):
     max_reject_share: float = Field(
         default=0.01, ge=0, le=1, description="Stop when more than this share of the rows is malformed"
     )
+
+    @property
+    def has_golds(self) -> bool:
+        """Whether rows bring what responses can be graded by."""
+        return self.answer_key is not None
 
     @model_validator(mode="after")
     def _one_mapping(self) -> Self:
@@ -97,6 +103,11 @@ class MixPrompts(Section):
     sources: tuple[MixSource, ...] = Field(min_length=2, description="Sources and their shares, which sum to 1")
     count: int = Field(ge=1, description="Prompts in all")
     shuffle_seed: int = Field(default=0, ge=0, description="Seed of the sample and of the order")
+
+    @property
+    def has_golds(self) -> bool:
+        """Whether rows of some source bring what responses can be graded by."""
+        return any(source.prompts.has_golds for source in self.sources)
 
     def counts(self) -> list[int]:
         """Prompts of each source: its share of the count, rounded by largest remainder so that they sum to the count."""

@@ -116,7 +116,7 @@ def _shares(run: TrainingData) -> dict[str, float]:
     judged = sum(row["judge/judged_rows"] for row in run.metrics)
     with_equal = sum(row.get("weights/share_at_least_one_all", 0.0) * row["rows"] for row in run.metrics)
     above = sum(
-        row["weights/share_above_one_judged"] * row["judge/judged_rows"]
+        row.get("weights/share_above_one_judged", 0.0) * row["judge/judged_rows"]
         for row in run.metrics
         if row["judge/judged_rows"]
     )

@@ -93,7 +93,7 @@ class DeepSpeedBackend(Backend):
         self._engine.step()
         if last and self._zero_stage > 0:
             norm = float(self._engine.get_global_grad_norm())
-            # It says -1 for a gradient that is NaN or infinite.
+            # Of a gradient that is NaN or infinite DeepSpeed says -1 or inf, depending on the stage.
             self._norm = norm if norm >= 0 else math.nan
 
     def step(self) -> tuple[float, float]:
