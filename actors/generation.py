@@ -12,6 +12,7 @@ import ray
 import ray.data
 import torch
 
+from actors.failures import raised_on_purpose
 from actors.placement import role_resources
 from vcrd_ray.config import Config
 from vcrd_ray.config.data import SamplingSection
@@ -64,6 +65,9 @@ def generate_rollouts(
     Args:
         blocks: indices, and a prompt for each pair under the pair's id.
         on_block: called with the totals of each block when it is on disk.
+
+    Raises:
+        VcrdError: what a task raised on purpose: a full disk, logits that are no numbers. Blocks on disk stay.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -98,5 +102,10 @@ def generate_rollouts(
             num_gpus=resources.get("GPU", 0),
             resources={name: 1.0 for name in resources if name not in ("CPU", "GPU")},
         )
-    for done in dataset.map(write).iter_rows():
-        on_block(PartTotals.model_validate_json(done["totals"]))
+    try:
+        for done in dataset.map(write).iter_rows():
+            on_block(PartTotals.model_validate_json(done["totals"]))
+    except Exception as error:  # Ray Data wraps what tasks raise in several ways
+        if (cause := raised_on_purpose(error)) is not None:
+            raise cause from None
+        raise

@@ -10,19 +10,23 @@ from typing import Any
 from actors.answers import ask_once
 from actors.pools.launch import engine_pool
 from vcrd_ray.config import Config
-from vcrd_ray.data.final_answers import is_correct
+from vcrd_ray.config.base import Thinking
+from vcrd_ray.grading.responses import Checked, Response, ResponseGrader
+from vcrd_ray.grading.thinking import decode_response, opens_thinking
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.types import Prompt, Rollout
 
 
 def answer_prompts(
-    config: Config, model: str, directory: Path, prompts: Sequence[Prompt], *, on_batch: Callable[[int], None]
-) -> tuple[int, int]:
-    """Greedy (or sampled) answers to all prompts, graded; finished batches on disk are not repeated.
-
-    Returns:
-        (number of correct answers, number of answers cut off by the length limit)
-    """
+    config: Config,
+    model: str,
+    directory: Path,
+    prompts: Sequence[Prompt],
+    *,
+    grader: ResponseGrader,
+    on_batch: Callable[[int], None],
+) -> list[Checked]:
+    """Greedy (or sampled) answers to all prompts, graded, in their order; finished batches on disk are not repeated."""
     section = config.evaluate
     directory.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(prompts), section.batch_size)
@@ -31,13 +35,13 @@ def answer_prompts(
         for i, start in enumerate(starts)
     }
     missing = {file: batch for file, batch in batches.items() if not file.exists()}
+    tokenizer = load_tokenizer(resolve_model(model))
     if missing:
-        tokenizer = load_tokenizer(resolve_model(model))
         pool = engine_pool(config, path=model, role="evaluation", replicas=min(section.replicas, len(missing)))
 
         def samples(file: Path, rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
-            texts = [tokenizer.decode(rollout.ids, skip_special_tokens=True) for rollout in rollouts]
-            return [_sample(*one) for one in zip(missing[file], rollouts, texts, strict=True)]
+            rows = [_sample(*one, tokenizer, section.thinking) for one in zip(missing[file], rollouts, strict=True)]
+            return _graded(rows, missing[file], grader, tokenizer)
 
         try:
             pool.wait_ready(config.cluster.start_timeout_s)
@@ -45,17 +49,47 @@ def answer_prompts(
                 on_batch(len(rows))
         finally:
             pool.stop()
-    graded = [json.loads(line) for file in batches for line in file.read_text(encoding="utf-8").splitlines()]
-    return sum(s["correct"] for s in graded), sum(s["finish_reason"] == "length" for s in graded)
+    rows = []
+    for file, batch in batches.items():
+        kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        # Earlier versions graded everything by its last number.
+        rows += kept if all("verdict" in row for row in kept) else _graded(kept, batch, grader, tokenizer)
+    return [
+        Checked(
+            right=row["correct"],
+            right_whole=row["correct_whole"],
+            verdict=row["verdict"],
+            thinking=row["thinking"],
+            cut_off=row["finish_reason"] == "length",
+        )
+        for row in rows
+    ]
 
 
-def _sample(prompt: Prompt, rollout: Rollout, text: str) -> dict[str, Any]:
+def _sample(prompt: Prompt, rollout: Rollout, tokenizer: Any, thinking: Thinking) -> dict[str, Any]:
     return {
         "id": prompt.id,
         "question": prompt.question,
         "gold": prompt.gold,
-        "response": text,
+        "response": decode_response(rollout.ids, tokenizer, thinking),
         "finish_reason": rollout.finish_reason,
         "num_tokens": len(rollout.ids),
-        "correct": is_correct(text, prompt.gold),
     }
+
+
+def _graded(
+    rows: Sequence[dict[str, Any]], prompts: Sequence[Prompt], grader: ResponseGrader, tokenizer: Any
+) -> list[dict[str, Any]]:
+    responses = [
+        Response(
+            gold=row["gold"],
+            text=row["response"],
+            opened=opens_thinking(prompt.ids, tokenizer, grader.thinking),
+            cut_off=row["finish_reason"] == "length",
+        )
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+    return [
+        row | {"correct": c.right, "correct_whole": c.right_whole, "verdict": c.verdict, "thinking": c.thinking}
+        for row, c in zip(rows, grader.grade(responses), strict=True)
+    ]

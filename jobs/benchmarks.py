@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.reads import refuse_idle
 from vcrd_ray.config import Config
 from vcrd_ray.evaluation.suites import SUITES, suite_runs
 
@@ -33,6 +35,29 @@ def run_benchmarks(config: Config, suites: Sequence[str], directory: Path, *, ba
         tables.show(run_suites(config, model, graded, directory))
     if INSTRUCT in suites:
         instruct_tables.show(run_instruct(config, model, directory))
+
+
+def check_given(flags: argparse.Namespace) -> None:
+    """Refuse keys of benchmarks that were not asked for, and of a model that is not the one evaluated.
+
+    Raises:
+        ConfigError: one stands on the command line.
+    """
+    if flags.model:
+        refuse_idle(flags, "evaluate.model", "with --model")
+    if flags.model or "evaluate.model" in flags.given:
+        refuse_idle(flags, "student", "where another model is evaluated")
+    harness = flags.backend == "lm-eval"
+    for suite in (*SUITES, INSTRUCT):
+        if harness or suite not in flags.suites:
+            refuse_idle(
+                flags, f"evaluate.{suite}", "with --backend lm-eval" if harness else f"without --suites {suite}"
+            )
+    if not harness:
+        refuse_idle(flags, "evaluate.lm_eval", "without --backend lm-eval")
+    if harness or flags.suites:
+        refuse_idle(flags, "evaluate.prompts", "with benchmarks")
+        refuse_idle(flags, "evaluate.sampling", "with benchmarks")
 
 
 def print_questions(config: Config, suites: Sequence[str], backend: Backend) -> bool:

@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from jobs.cli import load_config, run_main
 from jobs.common import print_dry_run
 from jobs.distill import rollouts_directory
 from jobs.progress import StageProgress
+from jobs.settings import read_sections
 from vcrd_ray.config import Config
 from vcrd_ray.errors import ConfigError
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from vcrd_ray.evaluation.processbench import BenchFigures
     from vcrd_ray.report.calibration_figures import CalibrationReport
 
-SECTIONS = ("run", "world", "student", "judge")
+SECTIONS = ("run", "student", "judge")
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -61,7 +60,7 @@ def _check_flags(config: Config, flags: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("calibrate", "What the judge's scores are worth.", argv, extra=_flags())
+    config, flags = load_config("calibrate", "What the judge's scores are worth.", argv, extra=_flags(), any_key=False)
     _check_flags(config, flags)
     others = [(file.stem, _other(file)) for file in flags.other]
     from vcrd_ray.report.calibrate import FOLDER, check_sources, load, measure, run_processbench
@@ -111,7 +110,7 @@ def main(argv: list[str]) -> int:
 
 def _other(file: Path) -> Config:
     config, _ = load_config("calibrate", "", ["--config", str(file)])
-    if "judge" not in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}):
+    if "judge" not in read_sections(file):
         raise ConfigError(f"--other {file}: no judge: section in it")
     return config
 

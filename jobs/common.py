@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import yaml
 
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import Thinking
 from vcrd_ray.config.data import Prompts
 from vcrd_ray.config.models import ModelJudge
+from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.runs.storage import Store
 
 
@@ -27,18 +30,55 @@ def check_prompts(section: Prompts, *, fetch: bool = True) -> None:
         print(f"not checked, because a dry run fetches nothing from the hub: {', '.join(remote)}", file=sys.stderr)
 
 
-def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> None:
-    """Resolve the models that a job will load and compare their tokenizers; no weights are read.
+def check_golds(section: Prompts, world: WorldConfig, thinking: Thinking, *, source: str, fetch: bool = True) -> None:
+    """Refuse problems whose gold answers cannot be graded. Without `fetch`, data sets of the hub are passed over.
+
+    Raises:
+        DataError: no gold is one that a response could meet.
+        ConfigError: the golds need a library that is not installed.
+    """
+    from vcrd_ray.data.problems import check_problems, read_problems
+    from vcrd_ray.grading.responses import ResponseGrader
+
+    if not check_problems(section, fetch=fetch):
+        problems, _ = read_problems(section, world)
+        ResponseGrader(
+            [problem.solution for problem in problems],
+            thinking=thinking,
+            source=source,
+            cure=f"set {source}.answer_key",
+        )
+
+
+def check_models(
+    config: Config,
+    *,
+    teacher: bool,
+    judge: bool,
+    fetch: bool,
+    use: Literal["train", "generate", "score"] = "train",
+) -> None:
+    """Resolve the models that a job will load, check their files and compare their tokenizers; no weights are read.
 
     Without `fetch` nothing is downloaded: models of the hub are named on standard error and not compared.
 
+    Args:
+        config: names the models.
+        teacher: the teacher is loaded.
+        judge: the judge is loaded, where the objective needs one.
+        fetch: copy here what is elsewhere.
+        use: what for. What trains or scores makes logits of states and output embeddings itself, so there must not be
+            more to them; teachers are asked through `teacher.engine`, but for scores.
+
     Raises:
-        ModelError: a model is missing, or its tokenizer does not fit the student's.
+        ModelError: a model is missing or damaged or cannot be used so, or its tokenizer does not fit the student's.
     """
     from vcrd_ray.judges.calibrated import read_calibration
-    from vcrd_ray.judges.compatibility import check_same_vocabulary
-    from vcrd_ray.judges.loading import check_judge_tokenizer
+    from vcrd_ray.judges.loading import check_judge
+    from vcrd_ray.models.causal_lm import check_checkpoint, stored_head
     from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
+    from vcrd_ray.models.vocabulary import check_same_vocabulary
+    from vcrd_ray.planning.tokenizers import occurring_ids
 
     judge_path = config.judge.path if isinstance(config.judge, ModelJudge) else ""
     judge = judge and config.distill.objective.needs_judge
@@ -49,12 +89,34 @@ def check_models(config: Config, *, teacher: bool, judge: bool, fetch: bool) -> 
     if config.student.path in remote:
         return
     student = load_tokenizer(resolve_model(config.student.path))
+    kind = {"plain_head": use != "generate", "by_transformers": use == "score" or config.teacher.engine == "hf"}
+    check_checkpoint(resolve_model(config.student.path), trained=use == "train", **kind)
     if teacher and config.teacher.path not in remote:
-        check_same_vocabulary(student, load_tokenizer(resolve_model(config.teacher.path)))
+        check_same_vocabulary(
+            student,
+            load_tokenizer(resolve_model(config.teacher.path)),
+            role="teacher",
+            occurring=occurring_ids(config, student),
+        )
+        check_checkpoint(resolve_model(config.teacher.path), **kind)
+        if use == "train" and config.teacher.transport == "hidden":
+            stored_head(resolve_model(config.teacher.path))
     if judge and judge_path and judge_path not in remote:
-        check_judge_tokenizer(config.judge, policy=config.student.path)
+        check_judge(config.judge, policy=config.student.path)
     if judge and config.judge.calibration is not None:
         read_calibration(config.judge.calibration)
+
+
+def check_evaluated(config: Config, *, fetch: bool = True) -> None:
+    """Refuse a checkpoint to evaluate that cannot be loaded; no weights are read."""
+    from vcrd_ray.models.causal_lm import check_checkpoint
+    from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
+
+    model = config.evaluate.model or config.student.path
+    if fetch or not must_be_fetched(model):
+        load_tokenizer(resolve_model(model))
+        by_transformers = config.teacher.engine == "hf"
+        check_checkpoint(resolve_model(model), plain_head=False, by_transformers=by_transformers)
 
 
 def model_location(config: Config, job: str) -> str:

@@ -12,9 +12,10 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import load_config, run_main
-from jobs.common import check_models, check_prompts, print_dry_run, push_report
+from jobs.common import check_golds, check_models, check_prompts, print_dry_run, push_report
 from jobs.progress import follow_training
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import THINKING
 from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.runs.directory import RunDirectory
 from vcrd_ray.runs.storage import Store, is_remote, local_path
@@ -41,7 +42,9 @@ def check(config: Config, *, fetch: bool = True) -> None:
     check_trackers(config.run.trackers)
     check_models(config, teacher=config.distill.objective.needs_teacher, judge=True, fetch=fetch)
     if config.distill.watch.every:
-        check_prompts(config.distill.watch.prompts, fetch=fetch)
+        prompts = config.distill.watch.prompts
+        check_prompts(prompts, fetch=fetch)
+        check_golds(prompts, config.world, THINKING, source="distill.watch.prompts", fetch=fetch)
 
 
 def run(config: Config, *, name: str = "distill") -> Path:
@@ -93,7 +96,9 @@ def run(config: Config, *, name: str = "distill") -> Path:
 def main(argv: list[str]) -> int:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--method", choices=list(METHODS), help="objective by name (default: that of the config)")
-    config, flags = load_config("distill", "Validity-calibrated distillation on rollout pairs.", argv, extra=extra)
+    config, flags = load_config(
+        "distill", "Validity-calibrated distillation on rollout pairs.", argv, extra=extra, any_key=False
+    )
     if flags.method:
         config = with_method(config, flags.method)
     if flags.dry_run:

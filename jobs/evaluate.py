@@ -14,9 +14,9 @@ import argparse
 import json
 import time
 
-from jobs.benchmarks import INSTRUCT, print_questions, run_benchmarks
+from jobs.benchmarks import INSTRUCT, check_given, print_questions, run_benchmarks
 from jobs.cli import load_config, run_main
-from jobs.common import check_prompts, print_dry_run
+from jobs.common import check_evaluated, check_golds, check_prompts, print_dry_run
 from jobs.progress import StageProgress
 from vcrd_ray.config import Config
 from vcrd_ray.data.accuracy import Accuracy, accuracy
@@ -29,12 +29,10 @@ SECTIONS = ("run", "cluster", "world", "prompt", "evaluate")
 
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
-    from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
-
-    check_prompts(config.evaluate.prompts, fetch=fetch)
-    model = config.evaluate.model or config.student.path
-    if fetch or not must_be_fetched(model):
-        load_tokenizer(resolve_model(model))
+    section = config.evaluate
+    check_prompts(section.prompts, fetch=fetch)
+    check_golds(section.prompts, config.world, section.thinking, source="evaluate.prompts", fetch=fetch)
+    check_evaluated(config, fetch=fetch)
 
 
 def run(config: Config, *, label: str) -> Accuracy:
@@ -42,6 +40,8 @@ def run(config: Config, *, label: str) -> Accuracy:
     from actors.cluster import ray_cluster
     from actors.held_out import answer_prompts
     from vcrd_ray.data.problems import read_problems, tokenize_prompts, write_rejects
+    from vcrd_ray.grading.figures import grading_figures, say
+    from vcrd_ray.grading.responses import ResponseGrader
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
     resolved = _resolved(config)
@@ -54,14 +54,20 @@ def run(config: Config, *, label: str) -> Accuracy:
         tokenizer = load_tokenizer(resolve_model(model))
         problems, bad_rows = read_problems(config.evaluate.prompts, config.world)
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.
-        prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
-        write_rejects(directory.path / "rejects.jsonl", bad_rows)
+        prompts, unasked = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
+        golds = [prompt.gold for prompt in prompts]
+        thinking, source = config.evaluate.thinking, "evaluate.prompts"
+        grader = ResponseGrader(golds, thinking=thinking, source=source, cure=f"set {source}.answer_key")
+        write_rejects(directory.path / "rejects.jsonl", [*bad_rows, *unasked, *grader.rejects(prompts)])
         with ray_cluster(config), StageProgress(f"evaluate {label}", len(prompts), "problems") as progress:
             started = time.perf_counter()
-            correct, cut = answer_prompts(config, model, directory.path / "samples", prompts, on_batch=progress.advance)
-        figures = accuracy(correct=correct, total=len(prompts), confidence=config.evaluate.confidence)
-        facts = {"label": label, "model": model, "cut_off": cut, "seconds": time.perf_counter() - started}
-        write_json(result, {**figures.model_dump(), **facts})
+            samples = directory.path / "samples"
+            checked = answer_prompts(config, model, samples, prompts, grader=grader, on_batch=progress.advance)
+        graded = grading_figures(checked, grader)
+        say(label, graded)
+        figures = accuracy(correct=graded.right, total=graded.graded, confidence=config.evaluate.confidence)
+        facts = {"label": label, "model": model, "cut_off": graded.cut_off, "grading": graded.model_dump(mode="json")}
+        write_json(result, {**figures.model_dump(), **facts, "seconds": time.perf_counter() - started})
         return figures
 
 
@@ -78,26 +84,29 @@ def _flags() -> argparse.ArgumentParser:
     extra.add_argument(
         "--suites", nargs="+", choices=(*SUITES, INSTRUCT), default=[], help="benchmarks (default: evaluate.prompts)"
     )
-    extra.add_argument(
-        "--backend",
-        choices=("own", "lm-eval"),
-        default="own",
-        help="lm-eval: lm-evaluation-harness asks and grades its own tasks (default: %(default)s)",
-    )
+    asked_by = "lm-eval: that library asks and grades its own tasks (default: %(default)s)"
+    extra.add_argument("--backend", choices=("own", "lm-eval"), default="own", help=asked_by)
     return extra
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags())
+    config, flags = load_config(
+        "evaluate", "pass@1 on held-out problems or benchmarks.", argv, extra=_flags(), any_key=False
+    )
+    check_given(flags)
     if flags.model:
         section = config.evaluate.model_copy(update={"model": flags.model})
         config = config.model_copy(update={"evaluate": section})
     if flags.dry_run:
-        if not print_questions(config, flags.suites, flags.backend):
+        if print_questions(config, flags.suites, flags.backend):
+            check_evaluated(config, fetch=False)
+        else:
             check(config, fetch=False)
-        return print_dry_run(config, SECTIONS, actors=False)
+        # Engines are the teacher's.
+        return print_dry_run(config, (*SECTIONS, "teacher"), actors=False)
     if flags.suites or flags.backend == "lm-eval":
         resolved = _resolved(config)
+        check_evaluated(resolved)
         with RunDirectory(config.run.dir, f"evaluate-{flags.label}", resolved, sections=SECTIONS) as directory:
             run_benchmarks(resolved, flags.suites, directory.path, backend=flags.backend)
         return 0

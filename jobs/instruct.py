@@ -29,6 +29,7 @@ def run_instruct(config: Config, model: str, folder: Path) -> dict[str, Pairwise
     from vcrd_ray.evaluation.instruct.client import ChatClient
     from vcrd_ray.evaluation.instruct.questions import read_sets
     from vcrd_ray.evaluation.instruct.replies import ReplyCache
+    from vcrd_ray.evaluation.instruct.tables import show_answers
     from vcrd_ray.evaluation.instruct.win_rates import win_rates
     from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
@@ -53,15 +54,17 @@ def run_instruct(config: Config, model: str, folder: Path) -> dict[str, Pairwise
         "judge": cost,
         "sets": {name: f.model_dump(mode="json") for name, f in figures.items()},
         "no_room": {one.name: one.no_room for one in sets},
+        "answers": {one.name: dict(one.counts) for one in sets},
     }
     write_json(folder / "instruct.json", content)
+    for one in sets:
+        show_answers(one)
     return figures
 
 
 def _answer(config: Config, model: str, pool: Pool, one: Questions, tokenizer: Any, folder: Path) -> None:
     """The model's answers to all turns, the first as section `prompt` has it, the next ones behind its own answers."""
     from actors.answers import answer_all
-    from vcrd_ray.evaluation.instruct.dialogue import shown_answer
 
     section = config.evaluate.instruct
     room = num_positions(config, model) - section.sampling.max_new_tokens
@@ -80,7 +83,6 @@ def _answer(config: Config, model: str, pool: Pool, one: Questions, tokenizer: A
             )
             for batch in batches:
                 for answer in batch.answers:
-                    # Judges must not see the mark that ends a turn, nor what comes behind it.
-                    one.take(items[answer.id], shown_answer(answer.text, tokenizer))
+                    one.take_response(items[answer.id], answer, tokenizer)
                 progress.advance(len(batch.answers))
     one.write_answers(folder, model=model)

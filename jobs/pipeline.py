@@ -38,7 +38,8 @@ def check(config: Config, methods: list[str], *, fetch: bool = True) -> None:
     rollouts.check(config, fetch=fetch)
     for method in methods:
         distill.check(with_method(config, method), fetch=fetch)
-    evaluate.check(config, fetch=fetch)
+    if config.evaluate.prompts.has_golds:
+        evaluate.check(config, fetch=fetch)
 
 
 def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> dict[str, Any]:
@@ -57,9 +58,9 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
         return value
 
     def evaluated(label: str, model: str) -> None:
-        section = config.evaluate.model_copy(update={"model": model})
-        chosen = config.model_copy(update={"evaluate": section})
-        results[label] = timed(f"evaluate_{label}", lambda: evaluate.run(chosen, label=label))
+        if config.evaluate.prompts.has_golds:
+            chosen = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"model": model})})
+            results[label] = timed(f"evaluate_{label}", lambda: evaluate.run(chosen, label=label))
 
     begun = time.perf_counter()
     with shared_cluster(config) as cluster:
@@ -94,19 +95,18 @@ def run(config: Config, methods: list[str], *, calibrated_rollouts: int = 0) -> 
 def _calibrate(config: Config, max_rollouts: int) -> None:
     from vcrd_ray.report.calibrate import measure
 
-    directory = distill.rollouts_directory(config)
-    measure(config, directory, method="isotonic", show_progress=StageProgress, max_rollouts=max_rollouts)
+    where = distill.rollouts_directory(config)
+    measure(config, where, method="isotonic", show_progress=StageProgress, max_rollouts=max_rollouts)
 
 
 def main(argv: list[str], *, job: str = "pipeline") -> int:
     """All stages, then the table."""
     extra = argparse.ArgumentParser(add_help=False)
-    extra.add_argument(
-        "--methods", nargs="+", choices=list(METHODS), default=["vcrd"], help="side by side (default: vcrd)"
-    )
+    help_ = "side by side (default: vcrd)"
+    extra.add_argument("--methods", nargs="+", choices=list(METHODS), default=["vcrd"], help=help_)
     number = _DEMO_CALIBRATION if job == "demo" else 0
     extra.add_argument("--calibrate", type=int, default=number, metavar="N", help="measure the judge on N rollouts")
-    config, flags = load_config(job, "The whole main job.", argv, extra=extra)
+    config, flags = load_config(job, "The whole main job.", argv, extra=extra, any_key=False)
     if flags.calibrate < 0:
         raise ConfigError(f"--calibrate {flags.calibrate}: must be at least 0")
     if flags.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vcrd_ray.config import Config
 from vcrd_ray.report.live import wait_share
+
+logger = logging.getLogger(__name__)
 
 _PLAIN_INTERVAL_S = 5.0
 _POLL_S = 0.5
@@ -84,7 +87,11 @@ def follow_training(stage: str, config: Config) -> Iterator[dict[str, Any]]:
 
     stop, notes = threading.Event(), ControlNotes()
     with StageProgress(stage, 0, "updates") as progress, stop_on_sigterm(notes):
-        show = _progress_reader(partial(notes.read, "progress"), progress)
+        readers = (_progress_reader(partial(notes.read, "progress"), progress), _warner(partial(notes.read, "told")))
+
+        def show() -> None:
+            for read in readers:
+                read()
 
         def poll() -> None:
             while not stop.wait(_POLL_S):
@@ -114,5 +121,18 @@ def _progress_reader(read: Callable[[], dict[str, float] | None], progress: Stag
         if waited := wait_share([last]):
             note += f"  waiting {100 * waited:.0f}%"
         progress.set(seen + 1, note, total=int(last["num_updates"]))
+
+    return show
+
+
+def _warner(read: Callable[[], list[str] | None]) -> Callable[[], None]:
+    said: set[str] = set()
+
+    def show() -> None:
+        for text in read() or []:
+            if text not in said:
+                said.add(text)
+                logger.warning(text)
+                _CONSOLE.print(text, highlight=False, markup=False, soft_wrap=True)
 
     return show

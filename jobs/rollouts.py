@@ -2,8 +2,8 @@
 
     python -m jobs.rollouts --config FILE [--section.key value ...] [--dry-run]
 
-Leaves RUN/rollouts (Parquet parts, a manifest, rejects, totals in timing.json). Run again after a kill, it makes only the
-missing blocks.
+Leaves RUN/rollouts (Parquet parts, a manifest, rejects, totals in timing.json, shares cut off and right in grading.json).
+Run again after a kill, it makes only the missing blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECTIONS = ("run", "cluster", "world", "prompt", "student", "teacher", "rollouts
 def check(config: Config, *, fetch: bool = True) -> None:
     """Everything that can be refused before a model is loaded."""
     check_prompts(config.rollouts.prompts, fetch=fetch)
-    check_models(config, teacher=True, judge=False, fetch=fetch)
+    check_models(config, teacher=True, judge=False, fetch=fetch, use="generate")
 
 
 def run(config: Config) -> Path:
@@ -33,7 +33,10 @@ def run(config: Config) -> Path:
     from vcrd_ray.data.manifest import Manifest, ids_digest, prompts_digest, with_samples
     from vcrd_ray.data.problems import count_rejects, read_prompts, template_fingerprint, write_rejects
     from vcrd_ray.data.rollouts import TIMING, open_rollouts, write_timing
+    from vcrd_ray.grading.figures import say
+    from vcrd_ray.grading.rollouts import keep_grading
     from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+    from vcrd_ray.models.generation_config import stop_ids
 
     section = config.rollouts
     with RunDirectory(config.run.dir, "rollouts", config, sections=SECTIONS) as directory:
@@ -51,6 +54,10 @@ def run(config: Config) -> Path:
             prompt=config.prompt,
             seeds=(config.run.seed,),
             sampling=section.sampling,
+            stop_ids={
+                "teacher": stop_ids(resolve_model(config.teacher.path), tokenizer),
+                "student": stop_ids(resolve_model(config.student.path), tokenizer),
+            },
             samples=section.samples,
             num_prompts=len(prompts),
             rejects=count_rejects(rejects),
@@ -65,6 +72,9 @@ def run(config: Config) -> Path:
             directory.pull()
         if missing or not (directory.path / TIMING).exists():
             write_timing(directory.path, manifest.num_blocks, seconds=seconds)
+        grading = keep_grading(directory.path, manifest, tokenizer, config.evaluate.thinking)
+        for side, figures in grading.items():
+            say(side, figures)
         return directory.path
 
 
@@ -90,7 +100,9 @@ def _generate(config: Config, directory: Path, missing: Mapping[int, list[Prompt
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("rollouts", "Responses of teacher and student to each prompt, made once.", argv)
+    config, flags = load_config(
+        "rollouts", "Responses of teacher and student to each prompt, made once.", argv, any_key=False
+    )
     if flags.dry_run:
         check(config, fetch=False)
         return print_dry_run(config, SECTIONS, actors=False)

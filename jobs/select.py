@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.cli import load_config, run_main
 from jobs.common import check_models, print_dry_run
@@ -40,7 +40,9 @@ def check(config: Config, directories: Sequence[Path], *, fetch: bool = True) ->
     """Everything that can be refused before a model is loaded."""
     from vcrd_ray.selection.scoring import check_rollouts
 
-    check_models(config, teacher=config.select.score == "divergence", judge=False, fetch=fetch)
+    score = config.select.score
+    use: Literal["generate", "score"] = "generate" if score == "correct" else "score"
+    check_models(config, teacher=score == "divergence", judge=False, fetch=fetch, use=use)
     check_rollouts(config, directories, fetch=fetch)
 
 
@@ -84,7 +86,9 @@ def main(argv: list[str]) -> int:
         "--rank-teachers", type=Path, nargs="+", metavar="RUN", help="runs or rollouts of two or more teachers to rank"
     )
     extra.add_argument("--json", action="store_true", help="print the results as JSON, and nothing else")
-    config, flags = load_config("select", "Which rollouts to learn from, told before training.", argv, extra=extra)
+    config, flags = load_config(
+        "select", "Which rollouts to learn from, told before training.", argv, extra=extra, any_key=False
+    )
     directories = [_rollouts_of(path) for path in flags.rank_teachers or []]
     if flags.rank_teachers:
         _check_ranking(config, directories)

@@ -51,7 +51,7 @@ def run(config: Config) -> str:
 
 
 def main(argv: list[str]) -> int:
-    config, flags = load_config("sft", "Supervised fine-tuning of the student on gold solutions.", argv)
+    config, flags = load_config("sft", "Supervised fine-tuning of the student on gold solutions.", argv, any_key=False)
     if flags.dry_run:
         check(config, fetch=False)
         return print_dry_run(config, SECTIONS, actors=False)

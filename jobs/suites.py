@@ -74,6 +74,7 @@ def _answer(
     benchmark = run.benchmark
     prompts = benchmark.prompts(tokenizer)
     room = num_positions(config, model) - benchmark.sampling.max_new_tokens
+    run.asked(prompts, tokenizer)
     write_questions(folder, benchmark, prompts)
     total, started = len(prompts) * benchmark.samples, time.perf_counter()
     with StageProgress(benchmark.name, total, "answers") as progress:

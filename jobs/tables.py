@@ -62,7 +62,9 @@ def main(argv: list[str]) -> int:
 
         return paper(argv[1:])
     rest = argv[1:] if "--config" in argv else ["--config", str(DEFAULT_CONFIG), *argv[1:]]
-    config, flags = load_config("tables tiny", "Methods side by side on the tiny world.", rest, extra=parser)
+    config, flags = load_config(
+        "tables tiny", "Methods side by side on the tiny world.", rest, extra=parser, any_key=False
+    )
     for setting in flags.settings:
         for method in flags.methods:
             with_method(with_setting(config, setting), method)

@@ -28,6 +28,14 @@ class CheckpointError(VcrdError):
     """A checkpoint that could not be written or read; the last good one is left as it was."""
 
 
+class NotFiniteError(VcrdError):
+    """A loss, gradient, weight, hidden state or logit that is NaN or infinite: nothing is made from it."""
+
+
+class DiskFullError(VcrdError):
+    """A disk without room; what was complete is as it was, and no other try helps before somebody makes room."""
+
+
 class RunDirectoryError(VcrdError):
     """A run directory in use by another process, or holding a run of another configuration."""
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vcrd_ray.errors import DataError
+from vcrd_ray.errors import DataError, NotFiniteError
 
 Side = Literal["teacher", "student"]
 """Whose rollout (and so whose prefixes) a token belongs to."""
@@ -57,6 +57,11 @@ class Rollout:
             raise DataError(
                 f"rollout of prompt {self.prompt_id!r}: {len(self.ids)} ids and {len(self.logprobs)} log-probabilities;"
                 " both must have the same length of at least 1"
+            )
+        if not np.isfinite(self.logprobs).all():
+            raise NotFiniteError(
+                f"rollout of prompt {self.prompt_id!r}: log-probability {self.logprobs[~np.isfinite(self.logprobs)][0]} of a"
+                " sampled token: the model's logits are no numbers; check its checkpoint, or load it in another dtype"
             )
 
 

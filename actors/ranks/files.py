@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,13 +38,21 @@ class RunFiles:
         if self._mirror is not None:
             self._mirror.push()
 
-    def checkpoints(self, *, keep: int) -> CheckpointManager:
-        """The run's checkpoints."""
+    def checkpoints(self, *, keep: int, warn: Callable[[str], None]) -> CheckpointManager:
+        """The run's checkpoints; `warn` is told of those that are damaged."""
         return CheckpointManager(
             local=self._run_dir / "checkpoints",
             rank=self.rank,
             leads=self._leads,
             barrier=torch.distributed.barrier,
+            gather=_gather,
+            warn=warn,
             keep=keep,
             store=None if self.store is None else self.store.within("checkpoints"),
         )
+
+
+def _gather(own: Any) -> list[Any]:
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own)
+    return found

@@ -18,12 +18,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
+from actors.failures import causes_of
 from actors.placement import role_resources
 from actors.placement_wait import why_now
 from actors.ranks.run_state import RankJob
 from actors.ranks.worker import rank_main
-from vcrd_ray.errors import CheckpointError, ScheduleError, VcrdError
-from vcrd_ray.runs.files import read_jsonl
+from vcrd_ray.errors import CheckpointError, DiskFullError, ScheduleError, VcrdError
+from vcrd_ray.runs.files import is_disk_full, read_jsonl
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.trainer import DONE_FILE
 
@@ -61,10 +62,16 @@ def train(job: RankJob) -> None:
         except TrainingFailedError as error:
             _refuse_no_room(error, job)
             of_ranks = list(getattr(error, "worker_failures", {}).values()) or [error]
-            causes = [cause for failure in of_ranks for cause in _causes(failure)]
+            causes = [cause for failure in of_ranks for cause in causes_of(failure)]
             for cause in causes:
                 if isinstance(cause, VcrdError):
                     raise cause from None
+            full = [cause for cause in causes if is_disk_full(cause)]
+            if full:
+                raise DiskFullError(
+                    f"{job.run_dir}: the disk is full ({full[-1]}); what was complete is as it was. Free some space"
+                    " and run the same command again"
+                ) from error
             if any(isinstance(cause, _PROGRAMMING_ERRORS) for cause in causes):
                 raise
             last, saved = saved, int(job.notes.read("saved") or 0)
@@ -136,13 +143,3 @@ def warn_of_quarantined(run_dir: Path) -> None:
             " %s)",
             *(tokens, run_dir / "metrics.jsonl"),
         )
-
-
-def _causes(failure: BaseException | None) -> list[BaseException]:
-    """An error and what Ray wrapped in it."""
-    found: list[BaseException] = []
-    while failure is not None and failure not in found:
-        found.append(failure)
-        inner = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
-        failure = inner if isinstance(inner, BaseException) else None
-    return found

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from ray.experimental import internal_kv
 
-Name = Literal["pools", "progress", "saved", "stop"]
-_NAMES: tuple[Name, ...] = ("pools", "progress", "saved", "stop")
+Name = Literal["pools", "progress", "saved", "stop", "told"]
+_NAMES: tuple[Name, ...] = ("pools", "progress", "saved", "stop", "told")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ControlNotes:
     """Of one training. Pickles to every process of its cluster.
 
     pools: how their start ended. progress: metrics of the last update, and `num_updates`. saved: updates in the last
-    complete checkpoint. stop: that the run has been told to end.
+    complete checkpoint. stop: that the run has been told to end. told: what the person who waits should know.
     """
 
     key: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from vcrd_ray.config import Config
 from vcrd_ray.config.stages import TrainingSection
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.training.trainer import Loop, RunState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,21 @@ def run_state(
             return None
         return RankLog(job.run_dir, job.config, notes=job.notes, next_update=first_update, num_updates=loop.num_updates)
 
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        logger.warning(text)
+        told.append(text)
+        job.notes.leave("told", told)
+
     return RunState(
         directory=job.run_dir,
-        checkpoints=files.checkpoints(keep=section.keep_checkpoints),
+        checkpoints=files.checkpoints(keep=section.keep_checkpoints, warn=tell),
         fingerprints=fingerprints,
         any_size=job.config.student.zero_stage == 0,
         stop_rule=EarlyStop(backend, job.notes, must_save_by=job.must_save_by),
         open_log=open_log,
         push=files.push,
         on_saved=partial(job.notes.leave, "saved"),
+        tell=tell,
     )

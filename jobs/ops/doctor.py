@@ -58,7 +58,9 @@ def main(argv: list[str]) -> int:
     extra.add_argument("--cluster-file", type=Path, metavar="FILE", help="nodes that the autoscaler may bring")
     extra.add_argument("--timeout-s", type=float, default=120.0, help="longest wait for the answers to one question")
     extra.add_argument("--json", action="store_true", help="a JSON list instead of lines")
-    config, flags = load_config("doctor", "Whether a cluster is fit for a distillation.", argv, extra=extra)
+    config, flags = load_config(
+        "doctor", "Whether a cluster is fit for a distillation.", argv, extra=extra, any_key=False
+    )
     found = run(config, cluster=flags.cluster_file, timeout_s=flags.timeout_s)
     if flags.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in found]))

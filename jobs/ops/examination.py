@@ -18,7 +18,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.planning import fit, health
 from vcrd_ray.planning.fit import Node
 from vcrd_ray.planning.health import Clock, Finding, NodeReport
-from vcrd_ray.planning.tokenizers import check_loading, check_tokenizers, model_here, role_paths
+from vcrd_ray.planning.tokenizers import check_loading, check_tokenizers, is_plain, model_here, role_paths
 
 
 def nodes_of_cluster() -> tuple[list[Node], list[Finding]]:
@@ -114,13 +114,15 @@ class Examination:
         for role, path in role_paths(self._config).items():
             ask = next((ask for ask in self._asks if ask.role == role), None)
             nodes = [] if ask is None else fit.eligible(ask, list(self._nodes.values()))
-            answers, silent = self._ask(f"the {role}'s tokenizer", model_here, {n.id: (path,) for n in nodes})
+            by_transformers = role == "student" or self._config.teacher.engine == "hf"
+            arguments = (path, is_plain(self._config, role), by_transformers)
+            answers, silent = self._ask(f"the {role}'s tokenizer", model_here, {n.id: arguments for n in nodes})
             named = {self._nodes[node].name: answer for node, answer in answers.items()}
             found += silent + check_loading(role, path, named)
         found += check_tokenizers(self._config)
         if found:
             return found
-        what = "configurations and tokenizers load and fit each other; weights are not read"
+        what = "configurations, headers of weights and tokenizers load and fit each other; weights are not read"
         return [Finding(severity="ok", check="models", what=what)]
 
     def clocks(self) -> list[Finding]:

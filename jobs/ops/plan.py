@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     extra.add_argument("--cluster-file", type=Path, metavar="FILE", help="nodes and bill of this cluster file")
     extra.add_argument("--from", type=Path, dest="measured", metavar="DIR", help="take speeds of this distillation")
     extra.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    config, flags = load_config("plan", "What a distillation will need.", argv, extra=extra)
+    config, flags = load_config("plan", "What a distillation will need.", argv, extra=extra, any_key=False)
     plan = run(config, cluster=flags.cluster_file, measured=flags.measured)
     if flags.json:
         print(json.dumps(as_json(plan)))

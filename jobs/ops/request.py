@@ -13,15 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs.cli import EXIT_USAGE
 from jobs.ops.job_server import SAVE_S
 from jobs.ops.options import option_value, with_option
 from jobs.ops.outcome import failure_reason
 from jobs.ops.submission import CONFIG_FOLDER, PACKAGES, STOP_WAIT, Submission, SubmissionError
 from jobs.ops.variables import check_no_secrets, chosen_variables
+from jobs.settings import read_sections
 from vcrd_ray.config import Config
+from vcrd_ray.config.yaml_files import read_yaml_text
 from vcrd_ray.errors import ConfigError
 
 CONFIGURED = ("calibrate", "demo", "distill", "evaluate", "pipeline", "rollouts", "select", "sft")
@@ -54,10 +54,8 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     config = option_value(options, "--config")
     extra_config = None
     if config is not None:
-        file = Path(config).expanduser().resolve()
-        if not file.is_file():
-            raise ConfigError(f"--config {config}: no such file; shipped configs are in jobs/configs")
-        check_no_secrets(file.read_text(encoding="utf-8"), os.environ, where=f"--config {config}")
+        file = _expanded(config).resolve()
+        check_no_secrets(read_yaml_text(file, what="--config"), os.environ, where=f"--config {config}")
         travels = file.is_relative_to(ROOT) and file.relative_to(ROOT).parts[0] in PACKAGES
         extra_config = None if travels else file
         options = with_option(
@@ -75,16 +73,23 @@ def make_submission(own: argparse.Namespace, job: Sequence[str]) -> Submission:
     )
 
 
+def _expanded(config: str) -> Path:
+    try:
+        return Path(config).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"--config {config}: no such user here, so no home directory") from None
+
+
 def _check_run_directory(name: str, options: Sequence[str], config: str | None) -> None:
     from jobs.demo import DEFAULT_CONFIG
 
-    file = Path(config).expanduser() if config else DEFAULT_CONFIG if name == "demo" else None
+    file = _expanded(config) if config else DEFAULT_CONFIG if name == "demo" else None
     section: dict[str, Any] = {}
     if file is not None:
-        try:
-            section = yaml.safe_load(file.read_text(encoding="utf-8"))["run"] or {}
-        except (yaml.YAMLError, KeyError, TypeError):
-            section = {}  # what is wrong with the file, the job's own check says better
+        section = read_sections(file).get("run", {})
+        if not isinstance(section, dict):
+            found = "nothing" if section is None else f"a {type(section).__name__}"
+            raise ConfigError(f"--config {config}: run: keys below it are expected, and there is {found}")
     if option_value(options, "--run.storage") or section.get("storage"):
         return
     directory = option_value(options, "--run.dir") or str(section.get("dir", Config().run.dir))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import Section
+from vcrd_ray.config.base import Location, Section
 
 _SHARE_TOLERANCE = 1e-6
 
@@ -20,6 +20,7 @@ class TinyPrompts(Section):
     seed: int = Field(default=1, ge=0, description="Seed of the problem generator")
     start: int = Field(default=0, ge=0, description="Index of the first problem")
     count: int = Field(default=1000, ge=1, description="Number of problems")
+    has_golds: ClassVar[bool] = True
 
 
 class RowsSection(Section):
@@ -30,8 +31,9 @@ class RowsSection(Section):
     answer_key: str | None = Field(default="answer", description="Key of the gold answer or solution; none: no answers")
     messages_key: str | None = Field(
         default=None,
-        description="Key of a chat, a list of {role, content}: its first user turn is the question and the assistant turn"
-        " after it the solution; instead of question_key and answer_key",
+        description="Key of a chat, a list of {role, content} or {from, value}: its first user turn is the question, the"
+        " assistant turn after it the solution, a system turn before it part of the prompt; instead of question_key and"
+        " answer_key",
     )
     start: int = Field(default=0, ge=0, description="Rows to pass over")
     count: int | None = Field(default=None, ge=1, description="Rows to read; none: all")
@@ -41,6 +43,11 @@ class RowsSection(Section):
     max_reject_share: float = Field(
         default=0.01, ge=0, le=1, description="Stop when more than this share of the rows is malformed"
     )
+
+    @property
+    def has_golds(self) -> bool:
+        """Whether rows bring what responses can be graded by."""
+        return self.answer_key is not None
 
     @model_validator(mode="after")
     def _one_mapping(self) -> Self:
@@ -56,10 +63,10 @@ class RowsSection(Section):
 
 
 class JsonlPrompts(RowsSection):
-    """Problems read from a JSON Lines file."""
+    """Problems read from a file of JSON rows: JSON Lines or one array, plain or gzipped."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: Path = Field(description="File with one JSON object a line")
+    path: Path = Field(description="File with one JSON object a line, or one array of objects")
 
 
 class ParquetPrompts(RowsSection):
@@ -73,7 +80,7 @@ class HfPrompts(RowsSection):
     """Problems read with the library `datasets`, from the Hugging Face hub or from a folder that save_to_disk wrote."""
 
     type: Literal["hf"] = "hf"
-    path: str = Field(description="Data set of the hub (owner/name), or a folder that save_to_disk wrote")
+    path: Location = Field(description="Data set of the hub (owner/name), or a folder that save_to_disk wrote")
     subset: str | None = Field(default=None, description="Configuration of a data set of the hub")
     split: str | None = Field(default=None, description="Split; needed wherever there are several")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a data set of the hub")
@@ -96,6 +103,11 @@ class MixPrompts(Section):
     sources: tuple[MixSource, ...] = Field(min_length=2, description="Sources and their shares, which sum to 1")
     count: int = Field(ge=1, description="Prompts in all")
     shuffle_seed: int = Field(default=0, ge=0, description="Seed of the sample and of the order")
+
+    @property
+    def has_golds(self) -> bool:
+        """Whether rows of some source bring what responses can be graded by."""
+        return any(source.prompts.has_golds for source in self.sources)
 
     def counts(self) -> list[int]:
         """Prompts of each source: its share of the count, rounded by largest remainder so that they sum to the count."""

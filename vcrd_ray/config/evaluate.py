@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, Section
+from vcrd_ray.config.base import CONFIDENCE, FREE_TO_CHANGE, THINKING, Location, Section, Thinking
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.instruct import InstructSection
 
@@ -67,7 +67,8 @@ class MathSection(Section):
     graders: tuple[Literal["qwen", "math_verify"], ...] = Field(
         default=("qwen", "math_verify"),
         min_length=1,
-        description="Rules of grading; the first one's figure is the headline",
+        description="Rules of grading; the first one's figure is the headline. qwen repeats the program that published scores"
+        " were made with, which takes 18 for 1800 and [0,1) for (0,1); math_verify compares mathematics",
     )
     mode: Literal["strict", "reference"] = Field(
         default="strict",
@@ -186,13 +187,31 @@ class HarnessSection(Section):
 class EvaluateSection(Section):
     """pass@1 on held-out problems of your own, and benchmark suites."""
 
-    model: str | None = Field(default=None, description="Checkpoint to evaluate; none: the student's path")
+    model: Location | None = Field(default=None, description="Checkpoint to evaluate; none: the student's path")
     prompts: Prompts = TinyPrompts(seed=7, count=1000)
     sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0)
     batch_size: int = Field(default=250, ge=1, description="Prompts in one generate call")
     replicas: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Engine actors")
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1, description="Level of the Wilson interval")
+    thinking: Thinking = Field(
+        default=THINKING,
+        description="What opens and closes a reasoning model's thinking, which is taken off before an answer is read;"
+        " none: whole responses are read, as published scores of other models were",
+    )
     math: MathSection = MathSection()
     code: CodeSection = CodeSection()
     instruct: InstructSuiteSection = InstructSuiteSection()
     lm_eval: HarnessSection = HarnessSection()
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        # Of a list the command line reads null as its one member.
+        return None if value == [None] else value
+
+    @field_validator("thinking")
+    @classmethod
+    def _marks_differ(cls, value: Thinking) -> Thinking:
+        if value is not None and value[0] == value[1]:
+            raise ValueError(f"thinking {list(value)} opens and closes alike: name two marks, or null for none")
+        return value

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from vcrd_ray.config.base import CONFIDENCE
+from vcrd_ray.config.base import CONFIDENCE, Section
 
 AskedOrder = Literal["both", "model_first", "reference_first", "drawn"]
 Scheme = Literal["mean", "disagreement_is_tie"]
 Parsing = Literal["reference", "strict"]
 
 
-class _Section(BaseModel):
-    # No import of vcrd_ray.config, which may hold these sections itself. What is refused may be a misplaced key.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+class _Section(Section):
+    # What is refused may be a misplaced key.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 class PriceSection(_Section):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from vcrd_ray.config import Config
 from vcrd_ray.config.base import Section
 from vcrd_ray.config.objective import (
@@ -30,6 +32,7 @@ from vcrd_ray.config.objective import (
     TeacherProbWeighting,
     UniformWeighting,
 )
+from vcrd_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,7 @@ def with_method(config: Config, name: str) -> Config:
     """The same run under another method. The run's lambdas and reduction stay where the method has none of its own.
 
     Raises:
-        ValidationError: the method does not fit the rest of the run.
+        ConfigError: the method does not fit the rest of the run.
     """
     base = config.distill.objective
     fields: dict[str, Any] = {
@@ -166,6 +169,10 @@ def with_method(config: Config, name: str) -> Config:
         own = getattr(base, field)
         as_it_comes = isinstance(part, Section) and type(own) is type(part) and part == type(part)()
         fields[field] = own if as_it_comes else part
-    distill = config.distill.model_copy(update={"objective": ObjectiveSection.model_validate(fields)})
-    # Once more through validation: the method may not fit the rest of the run.
-    return Config.model_validate(config.model_copy(update={"distill": distill}).model_dump(round_trip=True))
+    try:
+        distill = config.distill.model_copy(update={"objective": ObjectiveSection.model_validate(fields)})
+        # Once more through validation: the method may not fit the rest of the run.
+        return Config.model_validate(config.model_copy(update={"distill": distill}).model_dump(round_trip=True))
+    except ValidationError as error:
+        said = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise ConfigError(f"method {name} does not fit this run: {said}") from None

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, ROUNDING, ROUNDING_WORDS, DType, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, ROUNDING, ROUNDING_WORDS, DType, Location, Section
 
 
 class LoraSection(Section):
@@ -21,8 +21,14 @@ class LoraSection(Section):
 class StudentSection(Section):
     """The model that learns, and the ranks that train it."""
 
-    path: str = Field(default="tiny:student-base", description="Checkpoint directory, hub name or tiny:NAME")
+    path: Location = Field(default="tiny:student-base", description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Parameter and activation type")
+    export_dtype: DType | None = Field(
+        json_schema_extra=FREE_TO_CHANGE,
+        default=None,
+        description="Type of the exported weights; none: student.dtype. bfloat16 rounds away a part of what adapters learnt,"
+        " float32 keeps all of it",
+    )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
     ranks: int = Field(json_schema_extra=FREE_TO_CHANGE, default=1, ge=1, description="Training processes")
     min_ranks: int | None = Field(
@@ -124,7 +130,7 @@ class EnginePool(ActorPool):
 class TeacherSection(EnginePool):
     """The model that is imitated, and the pool of actors that hosts it, makes rollouts and evaluates."""
 
-    path: str = Field(default="tiny:teacher", description="Checkpoint directory, hub name or tiny:NAME")
+    path: Location = Field(default="tiny:teacher", description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Parameter and activation type")
     transport: Literal["hidden", "top_k", "logits"] = Field(
         default="hidden",
@@ -200,7 +206,7 @@ class ModelJudge(JudgePool):
     scores: ClassVar[Literal["token", "step"]] = "token"
     """Whether it can score any next token, or whole steps only."""
 
-    path: str = Field(description="Checkpoint directory, hub name or tiny:NAME")
+    path: Location = Field(description="Checkpoint directory, hub name or tiny:NAME")
     dtype: DType = Field(default="float32", description="Type of the backbone; the head is always float32")
     max_batch_tokens: int = Field(default=16384, ge=1, description="Padded tokens of one forward at most")
     self_check_tolerance: float | None = Field(
@@ -238,7 +244,7 @@ class ValueHeadJudgeSection(PackedJudge):
     """A process reward model with a linear value head, as Skywork-o1-Open-PRM: read at the token itself."""
 
     type: Literal["value_head"] = "value_head"
-    path: str = Field(default="tiny:prm", description="Checkpoint directory, hub name or tiny:NAME")
+    path: Location = Field(default="tiny:prm", description="Checkpoint directory, hub name or tiny:NAME")
 
 
 class QwenPrmJudgeSection(PackedJudge):
@@ -256,7 +262,7 @@ class ImplicitJudgeSection(ModelJudge):
     """beta times the log-ratio of two language models (PRIME): every token scored by two passes, no branches."""
 
     type: Literal["implicit"] = "implicit"
-    reference: str = Field(description="The model that `path` was trained from: directory or hub name")
+    reference: Location = Field(description="The model that `path` was trained from: directory or hub name")
     beta: float = Field(default=0.05, gt=0, description="Scale of the log-ratio")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Location, Section, check_location
 
 Resume = Literal["auto", "never", "must"]
 """What is done with a run that is there already."""
@@ -26,7 +26,7 @@ class RunSection(Section):
         default=Path("runs/default"),
         description="Run directory; every job makes a folder of its own in it",
     )
-    storage: str | None = Field(
+    storage: Location | None = Field(
         json_schema_extra=FREE_TO_CHANGE,
         default=None,
         description="Folder in object storage (s3://BUCKET/NAME, gs://BUCKET/NAME) or file:///SHARED/DISK that keeps the run;"
@@ -57,6 +57,23 @@ class RunSection(Section):
         description="A training saves and leaves (exit code 75) before this time: how long after the job's start (03:45:00),"
         " or when (2030-01-31T18:00:00Z)",
     )
+
+    @field_validator("dir")
+    @classmethod
+    def _home_is_found(cls, path: Path) -> Path:
+        # No shell does it for a file, nor behind --run.dir=.
+        check_location(str(path))
+        return path.expanduser()
+
+    @field_validator("must_save_by", mode="wrap")
+    @classmethod
+    def _is_a_span_or_a_time(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(
+                "how long after the start (01:30:00), or when and in which zone (2030-01-31T18:00:00Z)"
+            ) from None
 
     @field_validator("storage")
     @classmethod

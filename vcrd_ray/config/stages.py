@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from vcrd_ray.config.base import FREE_TO_CHANGE, Section
+from vcrd_ray.config.base import FREE_TO_CHANGE, Location, Section
 from vcrd_ray.config.data import Prompts, SamplingSection, TinyPrompts
 from vcrd_ray.config.models import LoraSection
 from vcrd_ray.config.objective import ObjectiveSection
 from vcrd_ray.config.refresh import RefreshSection
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 class OptimSection(Section):
@@ -104,7 +109,7 @@ class WatchSection(Section):
 class DistillSection(TrainingSection):
     """Validity-calibrated distillation on rollout pairs."""
 
-    rollouts: Annotated[str, BeforeValidator(str)] | None = Field(
+    rollouts: Annotated[Location, BeforeValidator(_as_text)] | None = Field(
         default=None, description="Rollouts, a directory or a folder in storage (s3://...); none: those of this run"
     )
     lora: LoraSection | None = Field(default=LoraSection(), description="Adapters; none: full fine-tuning")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from vcrd_ray.config.base import Section
 
 NUM_WAYS = 4
 """Ways to say a step that the tiny world knows."""
 
 
-class WorldConfig(BaseModel):
+class WorldConfig(Section):
     """Which problems are drawn. The shipped checkpoints belong to the defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_ways: int = Field(default=NUM_WAYS, ge=1, le=NUM_WAYS, description="Ways in which a step may be said.")
     min_steps: int = Field(default=2, ge=1, le=6, description="Fewest steps of a problem.")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +34,8 @@ class Manifest(BaseModel):
     seeds: tuple[int, ...]
     """One, but for merged directories."""
     sampling: SamplingSection
+    stop_ids: dict[Literal["teacher", "student"], tuple[int, ...]] | None = None
+    """After which a response of each has ended. None: made before they were recorded."""
     samples: int
     """Most pairs of one prompt."""
     num_prompts: int
@@ -137,12 +140,16 @@ def read_manifest(directory: Path) -> Manifest:
     """
     try:
         return Manifest.model_validate_json((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{directory}: no rollouts here (no {MANIFEST}); run jobs.rollouts first") from None
     except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
         raise DataError(
-            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields; make it again"
+            f"{directory / MANIFEST} is damaged: {error.error_count()} wrong fields ({where}: {first['msg']}); make it again"
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{directory / MANIFEST} cannot be read: {error}; make it again") from None
 
 
 def check_manifest(directory: Path, *, teacher: str, tokenizer: str, student: str | None = None) -> Manifest:

@@ -16,7 +16,7 @@ from vcrd_ray.data.sources import Reject
 from vcrd_ray.errors import DataError
 from vcrd_ray.runs.files import read_jsonl, write_json, written_aside
 
-_SAME = ("teacher", "student", "tokenizer", "template", "prompt", "sampling")
+_SAME = ("teacher", "student", "tokenizer", "template", "prompt", "sampling", "stop_ids")
 
 
 class PairMerger:

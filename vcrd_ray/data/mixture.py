@@ -18,16 +18,18 @@ def normalised(question: str) -> str:
 def drop_duplicates(
     problems: Sequence[Problem], *, seen: dict[str, str] | None = None
 ) -> tuple[list[Problem], list[Reject]]:
-    """The first of all problems with the same question, in order, and the others.
+    """The first of all problems with the same question and the same system turn, in order, and the others.
 
     Args:
-        seen: ids by normalised question of what came before; what is kept is added to it.
+        seen: ids by what is compared of what came before; what is kept is added to it.
     """
     seen = {} if seen is None else seen
     kept: list[Problem] = []
     rejects: list[Reject] = []
     for problem in problems:
         key = normalised(problem.question)
+        if problem.system is not None:
+            key = f"{problem.system}\0{key}"
         if key in seen:
             rejects.append(Reject(row=problem.id, reason=f"same question as {seen[key]}", kind="duplicate"))
         else:

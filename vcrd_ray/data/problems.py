@@ -5,8 +5,8 @@ Knows nothing of models beyond their tokenizer.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import TemplateError
 
 from vcrd_ray.config.data import MixPrompts, Prompts, PromptSection, TinyPrompts
 from vcrd_ray.config.stages import RolloutsSection
 from vcrd_ray.config.world import WorldConfig
+from vcrd_ray.data.chat import as_data, chat_text, encode, prompt_ids, spells_special, template_fingerprint
+from vcrd_ray.data.json_rows import BadRow
 from vcrd_ray.data.mixture import drop_duplicates, mix
 from vcrd_ray.data.sources import Problem, Reject, check_rows, read_rows
 from vcrd_ray.errors import DataError
@@ -29,6 +30,8 @@ from vcrd_ray.types import IntArray, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = [
     "Example",
@@ -124,64 +127,53 @@ def tokenize_prompts(
     max_length: int,
     prompt: PromptSection = PromptSection(),
 ) -> tuple[list[Prompt], list[Reject]]:
-    """Policy prompts through the template; too long ones are rejected.
+    """Policy prompts through the template; too long ones, and those that it does not take, are rejected.
 
     Raises:
-        DataError: no prompt is short enough.
+        DataError: no prompt is left, or rows have system turns where section `prompt` has no place for them.
     """
     prompts: list[Prompt] = []
     rejects: list[Reject] = []
+    _check_turns(problems, tokenizer, prompt)
     for problem in problems:
-        ids = prompt_ids(problem.question, tokenizer, prompt)
+        try:
+            ids = prompt_ids(problem.question, tokenizer, prompt, system=problem.system)
+        except BadRow as error:
+            rejects.append(Reject(row=problem.id, reason=str(error), kind=error.kind))
+            continue
         if len(ids) > max_length:
             reason = f"prompt of {len(ids)} tokens is longer than {max_length}"
             rejects.append(Reject(row=problem.id, reason=reason, kind="too_long"))
             continue
         prompts.append(Prompt(id=problem.id, question=problem.question, gold=problem.solution, ids=ids))
+    others = [reject for reject in rejects if reject.kind != "too_long"]
+    if others:
+        said = f"{others[0].row}: {others[0].reason}"
+        _LOG.warning(
+            "%d of %d problems cannot be asked and are left out; the first, %s", len(others), len(problems), said
+        )
     if not prompts:
-        raise DataError(f"no prompt is left of {len(problems)}: all are longer than {max_length} tokens")
+        why = f"the first, {said}" if others else f"all are longer than {max_length} tokens"
+        raise DataError(f"no prompt is left of {len(problems)}: {why}")
     return prompts, rejects
 
 
-def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptSection = PromptSection()) -> IntArray:
-    """The question as the policy is asked it: the one place where prompts are made.
-
-    Raises:
-        DataError: the tokenizer has no chat template, or one that does not take the system message.
-    """
-    if prompt.template == "raw":
-        return np.asarray(tokenizer(prompt.prefix + question + prompt.suffix)["input_ids"], dtype=np.int32)
-    text = chat_text(question, tokenizer, prompt)
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
-
-
-def chat_text(question: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptSection = PromptSection()) -> str:
-    """The question through the tokenizer's chat template, the answer's turn opened.
-
-    Raises:
-        DataError: the tokenizer has no chat template, or one that does not take the system message.
-    """
-    text = prompt.prefix + question + prompt.suffix
-    if tokenizer.chat_template is None:
-        raise DataError(
-            "the policy's tokenizer has no chat template; set prompt.template to raw, use a tokenizer that has one, or add"
-            " it to tokenizer_config.json"
+def _check_turns(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, prompt: PromptSection) -> None:
+    """Refuse system turns that have no place beside section `prompt`, and say which texts spell control tokens."""
+    own = next((problem.id for problem in problems if problem.system is not None), None)
+    if own is not None and prompt.template == "raw":
+        raise DataError(f"{own} has a system turn, which prompt.template raw has no place for: set it to chat")
+    if own is not None and prompt.system is not None:
+        raise DataError(f"{own} has a system turn of its own beside prompt.system: set prompt.system to null")
+    texts = ((problem.id, (problem.system, problem.question, problem.solution)) for problem in problems)
+    spelling = [id for id, parts in texts if any(part and spells_special(part, tokenizer) for part in parts)]
+    if spelling:
+        _LOG.warning(
+            "%d of %d problems spell special tokens of the tokenizer (first: %s); they are read as plain text",
+            len(spelling),
+            len(problems),
+            spelling[0],
         )
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    messages = [*system, {"role": "user", "content": text}]
-    try:
-        rendered: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise DataError(f"the tokenizer's chat template refuses the prompt: {error}; change section prompt") from None
-    if prompt.system is not None and prompt.system.strip() not in rendered:
-        raise DataError("the tokenizer's chat template leaves prompt.system out; put the text in prompt.prefix")
-    return rendered
-
-
-def template_fingerprint(prompt: PromptSection, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Short hash over all that turns a question into policy prompt ids, the vocabulary excepted."""
-    content = [prompt.model_dump(), tokenizer.chat_template if prompt.template == "chat" else None]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def make_examples(
@@ -194,16 +186,21 @@ def make_examples(
     """Gold examples for supervised fine-tuning, the end-of-sequence token appended.
 
     Raises:
-        DataError: no example is left.
+        DataError: no example is left, or rows have system turns where section `prompt` has no place for them.
     """
     examples: list[Example] = []
     rejects: list[Reject] = []
+    _check_turns(problems, tokenizer, prompt)
     for problem in problems:
         if problem.solution is None:
             rejects.append(Reject(row=problem.id, reason="no solution to learn from", kind="no_solution"))
             continue
-        asked = prompt_ids(problem.question, tokenizer, prompt)
-        response = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+        try:
+            asked = prompt_ids(problem.question, tokenizer, prompt, system=problem.system)
+            response = encode(as_data(problem.solution, tokenizer), tokenizer, add_special_tokens=False)
+        except BadRow as error:
+            rejects.append(Reject(row=problem.id, reason=str(error), kind=error.kind))
+            continue
         ids = np.asarray([*response, tokenizer.eos_token_id], dtype=np.int32)
         if len(asked) + len(ids) > max_length:
             reason = f"prompt and response of {len(asked) + len(ids)} tokens are longer than {max_length}"

@@ -75,8 +75,12 @@ def open_rollouts(directory: Path, manifest: Manifest) -> list[int]:
         DataError: the directory holds rollouts that something else made.
     """
     (directory / "parts").mkdir(parents=True, exist_ok=True)
+    unrecorded = False
     if (directory / MANIFEST).exists():
         earlier = read_manifest(directory)
+        unrecorded = earlier.stop_ids is None
+        if unrecorded:
+            earlier = earlier.model_copy(update={"stop_ids": manifest.stop_ids})
         if earlier != manifest:
             names = [n for n in Manifest.model_fields if getattr(earlier, n) != getattr(manifest, n)]
             raise DataError(
@@ -86,9 +90,16 @@ def open_rollouts(directory: Path, manifest: Manifest) -> list[int]:
         write_json(directory / MANIFEST, manifest)
     for left_over in (directory / "parts").glob(".*.tmp"):
         left_over.unlink(missing_ok=True)
-    return [
+    missing = [
         block for block, pairs in enumerate(manifest.blocks) if not _is_complete(part_path(directory, block), pairs)
     ]
+    # At that time some engines ended responses at the tokenizer's end of sequence alone.
+    if missing and unrecorded and any(len(ids) > 1 for ids in (manifest.stop_ids or {}).values()):
+        raise DataError(
+            f"{directory} was begun before the ids that end a response were recorded, of which {manifest.stop_ids} are more"
+            " than one; choose another --run.dir"
+        )
+    return missing
 
 
 def _is_complete(path: Path, pairs: int) -> bool:

@@ -6,29 +6,20 @@ Knows nothing of file formats, tokenizers or models.
 from __future__ import annotations
 
 import json
+import logging
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from vcrd_ray.config.data import HfPrompts
+from vcrd_ray.data.json_rows import BadRow, RejectKind, check_whole, row_object, shown, text_of, value_of
 from vcrd_ray.data.tables import RowsPrompts, on_hub, open_rows
 from vcrd_ray.errors import DataError
 
-RejectKind = Literal[
-    "not_utf8",
-    "not_json",
-    "not_an_object",
-    "missing_key",
-    "not_text",
-    "bad_chat",
-    "duplicate",
-    "too_long",
-    "no_solution",
-    "unusable",
-]
-"""Why something was rejected, as it is counted. `unusable`: a rollout pair that cannot be trained on."""
-
+_LOG = logging.getLogger(__name__)
 _BAD_ROW_TEXT = 2000  # characters of a rejected row that are kept
+_ROLES = {"human": "user", "gpt": "assistant"}
+"""ShareGPT's names of the turns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +30,8 @@ class Problem:
     question: str
     solution: str | None
     """A worked solution that ends with the answer, where the data set has one."""
+    system: str | None = None
+    """The system turn of its chat, where it has one: part of the prompt, not of the question that judges are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +41,6 @@ class Reject:
     row: str
     reason: str
     kind: RejectKind = "unusable"
-
-
-class _BadRow(ValueError):
-    """Why a row is no problem."""
-
-    def __init__(self, kind: RejectKind, reason: str) -> None:
-        super().__init__(reason)
-        self.kind: RejectKind = kind
 
 
 def check_rows(section: RowsPrompts, *, fetch: bool = True) -> bool:
@@ -88,13 +73,17 @@ def read_rows(section: RowsPrompts) -> tuple[list[Problem], list[Reject]]:
     numbers = numbers[section.start : None if section.count is None else section.start + section.count]
     problems: list[Problem] = []
     rejects: list[Reject] = []
+    num_longer = 0
     for number, raw in zip(numbers, rows.take(numbers), strict=True):
         try:
-            question, solution = _problem(section, raw)
-            problems.append(Problem(id=f"{rows.name}-{number}", question=question, solution=solution))
-        except _BadRow as error:
-            shown = raw.decode(errors="replace") if isinstance(raw, bytes) else json.dumps(raw, default=str)
-            rejects.append(Reject(row=shown[:_BAD_ROW_TEXT], reason=f"row {number}: {error}", kind=error.kind))
+            asked = _asked(section, row_object(raw))
+        except BadRow as error:
+            rejects.append(Reject(row=_row_text(raw), reason=f"row {number}: {error}", kind=error.kind))
+            continue
+        problems.append(
+            Problem(id=f"{rows.name}-{number}", question=asked.question, solution=asked.solution, system=asked.system)
+        )
+        num_longer += asked.goes_on
     if not problems:
         first = f"; first reason: {rejects[0].reason}" if rejects else ""
         raise DataError(f"{rows.shown}: no usable row among {len(numbers)}{first}")
@@ -103,51 +92,80 @@ def read_rows(section: RowsPrompts) -> tuple[list[Problem], list[Reject]]:
             f"{rows.shown}: {len(rejects)} of {len(numbers)} rows are malformed, more than max_reject_share"
             f" {section.max_reject_share}; first reason: {rejects[0].reason}"
         )
+    if rejects:
+        _LOG.warning("%s: %d of %d rows are rejected; %s", rows.shown, len(rejects), len(numbers), rejects[0].reason)
+    if num_longer:
+        _LOG.warning(
+            "%s: %d of %d chats go on after the first answer; their further turns are left out",
+            rows.shown,
+            num_longer,
+            len(problems),
+        )
     return problems, rejects
 
 
-def _problem(section: RowsPrompts, raw: object) -> tuple[str, str | None]:
-    row = raw
-    if isinstance(raw, bytes):
-        try:
-            row = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise _BadRow("not_utf8", f"not UTF-8: {error}") from None
-        except ValueError as error:
-            raise _BadRow("not_json", f"not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise _BadRow("not_an_object", f"a {type(row).__name__}, not an object")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What a row holds of a problem."""
+
+    question: str
+    solution: str | None
+    system: str | None = None
+    goes_on: bool = False
+    """Whether its chat has turns beyond the question and its answer."""
+
+
+def _asked(section: RowsPrompts, row: dict[str, Any]) -> _Asked:
     if section.messages_key is not None:
-        return _chat(row, section.messages_key, answered=section.answer_key is not None)
-    return _text(row, section.question_key), _text(row, section.answer_key) if section.answer_key else None
+        turns = _turns(row, section.messages_key)
+        return _chat(turns, section.messages_key, answered=section.answer_key is not None)
+    question = text_of(row, section.question_key)
+    return _Asked(question=question, solution=None if section.answer_key is None else text_of(row, section.answer_key))
 
 
-def _value(row: dict[str, Any], key: str) -> object:
-    if key not in row:
-        raise _BadRow("missing_key", f"no key {key!r} (there are: {', '.join(sorted(row)) or 'none'})")
-    return row[key]
+def _turns(row: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Role of each turn, and the turn with its text under `content`."""
+    value = value_of(row, key)
+    found = []
+    for turn in value if isinstance(value, list) else [None]:
+        match turn:
+            case {"role": str(role), "content": content} | {"from": str(role), "value": content}:
+                check_whole(role, "a role")
+                found.append((_ROLES.get(role, role), {"content": content}))
+            case _:
+                raise BadRow("bad_chat", f"{key!r} is no list of turns with role and content, or from and value")
+    return found
 
 
-def _text(row: dict[str, Any], key: str) -> str:
-    value = _value(row, key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    text = value if isinstance(value, str) else str(value) if is_number else None
-    if text is None or not text.strip():
-        raise _BadRow("not_text", f"{key!r} is no text: {value!r}")
-    return text
-
-
-def _chat(row: dict[str, Any], key: str, *, answered: bool) -> tuple[str, str | None]:
-    turns = _value(row, key)
-    if not isinstance(turns, list) or not all(isinstance(t, dict) and "role" in t and "content" in t for t in turns):
-        raise _BadRow("bad_chat", f"{key!r} is no list of turns with role and content")
-    roles = [turn["role"] for turn in turns]
+def _chat(turns: list[tuple[str, dict[str, Any]]], key: str, *, answered: bool) -> _Asked:
+    roles = [role for role, _ in turns]
     if "user" not in roles:
-        raise _BadRow("bad_chat", f"{key!r} has no user turn (roles: {', '.join(map(str, roles)) or 'none'})")
+        raise BadRow("bad_chat", f"{key!r} has no user turn (roles: {', '.join(roles)[:200] or 'none'})")
     at = roles.index("user")
-    question = _text(turns[at], "content")
-    if not answered:
-        return question, None
-    if roles[at + 1 : at + 2] != ["assistant"]:
-        raise _BadRow("bad_chat", f"{key!r} has no assistant turn directly after the first user turn")
-    return question, _text(turns[at + 1], "content")
+    before, after = roles[:at], roles[at + 1 :]
+    if before not in ([], ["system"]):
+        raise BadRow("bad_chat", f"{key!r} has more than a system turn before the first user turn: {shown(before)}")
+    question = text_of(turns[at][1], "content")
+    if after[:1] != ["assistant"] and (answered or after):
+        raise BadRow("bad_chat", f"{key!r} has no assistant turn directly after the first user turn")
+    if after[1:2] not in ([], ["user"]):
+        raise BadRow(
+            "bad_chat", f"{key!r} has a turn of {shown(after[1])} after the first answer, which may belong to it"
+        )
+    return _Asked(
+        question=question,
+        solution=text_of(turns[at + 1][1], "content") if answered else None,
+        # An empty system turn is one: templates put their own where there is none.
+        system=text_of(turns[0][1], "content", blank=True) if before else None,
+        goes_on=len(after) > 1,
+    )
+
+
+def _row_text(raw: object) -> str:
+    """What is kept of a rejected row."""
+    if isinstance(raw, bytes):
+        return raw[: 4 * _BAD_ROW_TEXT].decode(errors="replace")[:_BAD_ROW_TEXT]
+    try:
+        return json.dumps(raw, default=str)[:_BAD_ROW_TEXT]
+    except (RecursionError, ValueError, TypeError):
+        return shown(raw)[:_BAD_ROW_TEXT]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vcrd_ray.config.data import HfPrompts, JsonlPrompts, ParquetPrompts
+from vcrd_ray.data.json_rows import BadRow, raw_rows
 from vcrd_ray.errors import DataError
 
 RowsPrompts = JsonlPrompts | ParquetPrompts | HfPrompts
@@ -30,7 +31,7 @@ class Rows(NamedTuple):
     """Prefix of its ids."""
     size: Callable[[], int]
     take: Callable[[Sequence[int]], list[Any]]
-    """Rows by their numbers, in that order: lines as bytes, anything else as plain Python."""
+    """Rows by their numbers, in that order: lines as bytes, anything else as plain Python, a `BadRow` where a value is none."""
 
 
 def open_rows(section: RowsPrompts) -> Rows:
@@ -50,18 +51,18 @@ def open_rows(section: RowsPrompts) -> Rows:
 
 def _open_jsonl(section: JsonlPrompts) -> Rows:
     if not section.path.is_file():
-        raise DataError(f"{section.path}: no such file; give a JSON Lines file as prompts.path")
+        said = "a folder" if section.path.is_dir() else "no such file"
+        raise DataError(f"{section.path}: {said}; give a file of JSON rows as prompts.path")
 
     @cache
-    def lines() -> list[bytes]:
-        # Only a line feed ends a row: other line separators may stand inside a JSON string.
-        return [line for line in section.path.read_bytes().split(b"\n") if line.strip()]
+    def rows() -> list[Any]:
+        return [row.raw for row in raw_rows(section.path)]
 
     return Rows(
         shown=str(section.path),
         name=section.name or section.path.stem,
-        size=lambda: len(lines()),
-        take=lambda numbers: [lines()[n] for n in numbers],
+        size=lambda: len(rows()),
+        take=lambda numbers: [rows()[n] for n in numbers],
     )
 
 
@@ -78,7 +79,7 @@ def _open_parquet(section: ParquetPrompts) -> Rows:
             with pq.ParquetFile(file) as opened:
                 size += opened.metadata.num_rows
                 names = opened.schema_arrow.names
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file}: not a readable Parquet file ({error}); write it again, or remove it") from None
         _check_columns(section, str(file), names)
 
@@ -186,8 +187,22 @@ def _gather(batches: Iterable[Any], numbers: Sequence[int], *, shown: str) -> li
         for batch in batches:
             inside = wanted[slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))]
             if len(inside):
-                found.update(zip(inside.tolist(), batch.take(pa.array(inside - start)).to_pylist(), strict=True))
+                found.update(zip(inside.tolist(), _plain(batch.take(pa.array(inside - start))), strict=True))
             start += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown}: cannot be read ({error}); write it again") from None
     return [found[n] for n in numbers]
+
+
+def _plain(batch: Any) -> list[Any]:
+    """The rows of an Arrow batch. Its texts may be no UTF-8 and its dates may be none: those rows alone are bad."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError as error:
+        found: object = BadRow("not_utf8", f"not UTF-8: {error}")
+    except (ValueError, OverflowError) as error:
+        found = BadRow("not_text", f"holds a value that cannot be read: {error}")
+    if batch.num_rows == 1:
+        return [found]
+    return [row for at in range(batch.num_rows) for row in _plain(batch.slice(at, 1))]

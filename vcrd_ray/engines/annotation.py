@@ -12,6 +12,7 @@ from torch import Tensor
 from vcrd_ray.engines import TEACHER_CHUNK_TOKENS
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
+from vcrd_ray.models.finite import check_proposals
 from vcrd_ray.models.wire import to_wire
 from vcrd_ray.types import (
     IntArray,
@@ -73,7 +74,9 @@ def _propose(batch: PairBatch, hidden: Tensor, head: Tensor, seed: int) -> IntAr
     for span in _chunks(len(hidden)):
         logp = torch.log_softmax(_logits(hidden[span], head), dim=-1)
         drawn.append(sample_rows(logp, torch.from_numpy(uniform[span]).to(hidden.device)).cpu().numpy())
-    return np.concatenate(drawn).astype(np.int32)
+    proposals = np.concatenate(drawn).astype(np.int32)
+    check_proposals(batch, "teacher", proposals, side="student", vocab_size=len(head))
+    return proposals
 
 
 def _top_k(hidden: Tensor, head: Tensor, k: int) -> TeacherTopK:

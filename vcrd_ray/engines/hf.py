@@ -12,14 +12,17 @@ import numpy as np
 import torch
 
 from vcrd_ray.config.data import SamplingSection
-from vcrd_ray.engines import Engine, VersionedEngine
+from vcrd_ray.engines import Engine, Use, VersionedEngine
 from vcrd_ray.engines.annotation import teacher_signals
 from vcrd_ray.engines.lengths import check_lengths
-from vcrd_ray.errors import ModelError
+from vcrd_ray.errors import ModelError, NotFiniteError
 from vcrd_ray.method.sampling import sample_rows, stable_hash, uniforms
 from vcrd_ray.models.batching import pad_left, response_batch
+from vcrd_ray.models.causal_lm import max_positions
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, model_fingerprint, pad_id, resolve_model
+from vcrd_ray.models.generation_config import stop_ids
 from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.output_head import check_plain_head
 from vcrd_ray.models.packing import batches_within_budget
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
@@ -31,20 +34,36 @@ with hidden("sklearn"):
 class HFEngine(Engine, VersionedEngine):
     """One causal language model in one process."""
 
-    def __init__(self, path: str, *, dtype: str, device: torch.device, max_batch_tokens: int | None = None) -> None:
-        """
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str,
+        device: torch.device,
+        max_batch_tokens: int | None = None,
+        use: Use | None = None,
+    ) -> None:
+        """Load the model.
+
         Args:
             max_batch_tokens: tokens that are generated at once, padding and longest responses included; None: a whole call.
+            use: what it will be asked for; None: anything.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is to annotate and its logits are more than its head times its states.
         """
         directory = resolve_model(path)
         self.fingerprint = model_fingerprint(directory)
         self._tokenizer = load_tokenizer(directory)
+        self.stop_ids = stop_ids(directory, self._tokenizer)
         self._model: PreTrainedModel = load_causal_lm(directory, dtype=dtype, device=device)
         self._dtype = dtype
         self._max_batch_tokens = max_batch_tokens
         self._device = device
         self._vocab_size = len(self._tokenizer)
-        self._max_length = int(self._model.config.max_position_embeddings)
+        self._max_length = max_positions(self._model.config)
+        if use != "generate":
+            check_plain_head(self._model, path)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSection, *, seed: int) -> list[Rollout]:
@@ -72,16 +91,13 @@ class HFEngine(Engine, VersionedEngine):
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
             num_beams=1,
-            eos_token_id=self._tokenizer.eos_token_id,
+            eos_token_id=list(self.stop_ids),
             pad_token_id=padding,
             logits_processor=LogitsProcessorList([sampler]),
         )
         responses = output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)
         logprobs = torch.stack(sampler.logprobs, dim=1).float().cpu().numpy()
-        return [
-            _cut_rollout(prompt.id, responses[i], logprobs[i], int(self._tokenizer.eos_token_id))
-            for i, prompt in enumerate(prompts)
-        ]
+        return [_cut_rollout(prompt.id, responses[i], logprobs[i], self.stop_ids) for i, prompt in enumerate(prompts)]
 
     @torch.inference_mode()
     def annotate(self, batch: PairBatch, request: TeacherRequest) -> TeacherSignals:
@@ -129,6 +145,7 @@ class _SeededSampler(LogitsProcessor):  # type: ignore[misc]
     """
 
     def __init__(self, prompt_ids: Sequence[str], sampling: SamplingSection, *, seed: int, vocab_size: int) -> None:
+        self._prompt_ids = prompt_ids
         self._keys = np.array([stable_hash(i) for i in prompt_ids], dtype=np.uint64)
         self._greedy = sampling.temperature == 0
         self._warpers = LogitsProcessorList()
@@ -156,14 +173,23 @@ class _SeededSampler(LogitsProcessor):  # type: ignore[misc]
                 positions=np.full(len(self._keys), len(self.logprobs), dtype=np.int64),
             )
             chosen = sample_rows(warped, torch.from_numpy(uniform).to(scores.device))
-        self.logprobs.append(logp.gather(1, chosen[:, None])[:, 0])
+        found = logp.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
+        # A logit that is NaN or +inf makes all log-probabilities of its row NaN. `generate` waits for each token anyway.
+        good = torch.isfinite(found) & (chosen >= 0)
+        if not good.all():
+            row = int((~good).nonzero()[0, 0])
+            raise NotFiniteError(
+                f"the logits of token {len(self.logprobs)} of prompt {self._prompt_ids[row]!r} are NaN or infinite: nothing can"
+                " be sampled from them; check this model's checkpoint, or load it in another dtype"
+            )
+        self.logprobs.append(found)
         forced = torch.full_like(scores, -torch.inf)
         return forced.scatter_(1, chosen[:, None], 0.0)  # type: ignore[return-value]
 
 
-def _cut_rollout(prompt_id: str, ids: IntArray, logprobs: np.ndarray, eos: int) -> Rollout:
-    """Cut padding behind the end-of-sequence token, which is kept."""
-    ends = np.flatnonzero(ids == eos)
+def _cut_rollout(prompt_id: str, ids: IntArray, logprobs: np.ndarray, stop_ids: tuple[int, ...]) -> Rollout:
+    """Cut padding behind the token that ended it, which is kept."""
+    ends = np.flatnonzero(np.isin(ids, stop_ids))
     length = int(ends[0]) + 1 if len(ends) else len(ids)
     return Rollout(
         prompt_id=prompt_id,

@@ -21,7 +21,7 @@ def load_engine(section: TeacherSection, path: str, *, use: Use) -> Engine:
         return VLLMEngine(path, dtype=section.dtype, use=use, section=section.vllm, device=device)
     from vcrd_ray.engines.hf import HFEngine
 
-    return HFEngine(path, dtype=section.dtype, device=device, max_batch_tokens=section.max_batch_tokens)
+    return HFEngine(path, dtype=section.dtype, device=device, max_batch_tokens=section.max_batch_tokens, use=use)
 
 
 def load_versioned_engine(
@@ -46,4 +46,6 @@ def load_versioned_engine(
         )
     from vcrd_ray.engines.hf import HFEngine
 
-    return HFEngine(student.path, dtype=student.dtype, device=device, max_batch_tokens=refresh.max_batch_tokens)
+    return HFEngine(
+        student.path, dtype=student.dtype, device=device, max_batch_tokens=refresh.max_batch_tokens, use="generate"
+    )

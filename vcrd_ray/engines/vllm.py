@@ -27,7 +27,9 @@ from vcrd_ray.engines.lengths import check_lengths
 from vcrd_ray.errors import ModelError
 from vcrd_ray.method.fused import head_logits
 from vcrd_ray.method.sampling import stable_hash
+from vcrd_ray.models.causal_lm import check_checkpoint
 from vcrd_ray.models.checkpoint_files import load_head, load_tokenizer, model_fingerprint, resolve_model
+from vcrd_ray.models.generation_config import stop_ids
 from vcrd_ray.types import FloatArray, IntArray, PairBatch, Prompt, Rollout, TeacherRequest, TeacherSignals
 
 _SELF_TEST_KL = {"float32": 1e-6, "bfloat16": 1e-2}
@@ -53,16 +55,18 @@ class VLLMEngine(Engine, VersionedEngine):
             lora_rank: rank of the adapters that `load_version` will be given; None: none will come.
 
         Raises:
-            ModelError: vLLM is not installed, or the engine's states are not those of one model.
+            ModelError: the checkpoint cannot be used, vLLM is not installed, or its states are not those of one model.
         """
         directory = resolve_model(path)
         self.fingerprint = model_fingerprint(directory)
         self._use = use
         self._tokenizer = load_tokenizer(directory)
         self._vocab_size = len(self._tokenizer)
-        self._eos = int(self._tokenizer.eos_token_id)
+        self.stop_ids = stop_ids(directory, self._tokenizer)
         self._device = device
         self._adapter: Any = None
+        # vLLM gives states and no logits to compare them with.
+        check_checkpoint(directory, plain_head=use == "annotate", by_transformers=False)
         self._llm = _start(
             str(directory), dtype=dtype, use=use, section=section, on_cpu=device.type == "cpu", lora_rank=lora_rank
         )
@@ -88,7 +92,7 @@ class VLLMEngine(Engine, VersionedEngine):
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_new_tokens,
                 seed=None if sampling.temperature == 0 else stable_hash(f"{seed}:{prompt.id}") >> 1,
-                stop_token_ids=[self._eos],
+                stop_token_ids=list(self.stop_ids),
                 logprobs=0,  # of the drawn token only, under the untempered model
                 flat_logprobs=True,
                 detokenize=False,
@@ -208,6 +212,8 @@ def _start(path: str, *, dtype: str, use: Use, section: VllmSection, on_cpu: boo
         ) from error
     options: dict[str, Any] = {
         "dtype": dtype,
+        # That of the checkpoint would stop and sample otherwise than the configuration says.
+        "generation_config": "vllm",
         "enforce_eager": section.enforce_eager,
         "gpu_memory_utilization": section.gpu_memory_utilization,
         "tensor_parallel_size": section.tensor_parallel,

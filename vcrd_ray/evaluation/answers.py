@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from vcrd_ray.config.data import SamplingSection
+from vcrd_ray.grading.thinking import ThinkingState
 from vcrd_ray.types import Prompt
 
 
@@ -39,6 +40,10 @@ class Graded(BaseModel):
     """By each metric, in words: also what is neither right nor wrong, such as a timeout."""
     prediction: str | None
     """What was read out of the response."""
+    thinking: ThinkingState = "none"
+    """What stood before the answer and was taken off."""
+    correct_whole: dict[str, bool] = {}
+    """By each metric, were it read too; empty where there is none."""
 
 
 class Benchmark(Protocol):
@@ -61,7 +66,8 @@ class Benchmark(Protocol):
         ...
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:
-        """Verdicts in the order of the answers. Called with a batch at a time, from one thread."""
+        """Verdicts in the order of the answers, whose texts have no thinking in them, or are read whole. Called with a batch at
+        a time, from one thread."""
         ...
 
     def gold(self, id: str) -> str:

@@ -6,11 +6,13 @@ Asks a judge through its protocol; knows no model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vcrd_ray.data.json_rows import BadRow, check_whole, objects
 from vcrd_ray.errors import DataError, ModelError
 from vcrd_ray.judges import Judge
 from vcrd_ray.types import FloatArray, StepSolution
@@ -66,25 +68,22 @@ class BenchFigures(BaseModel):
 
 
 def read_processbench(path: Path, *, max_items: int | None = None) -> list[BenchItem]:
-    """The first items of a JSON Lines file.
+    """The first items of a file of JSON rows.
 
     Raises:
         DataError: no such file, a malformed row, or no row at all: a benchmark is read whole or not at all.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--processbench {path}: cannot be read: {error}") from None
     items = []
-    for number, line in enumerate(lines[:max_items], start=1):
+    for where, row in islice(objects(path, what="--processbench"), max_items):
         try:
-            items.append(BenchItem.model_validate_json(line))
+            items.append(BenchItem.model_validate(row))
+            check_whole("\n".join([items[-1].id, items[-1].problem, *items[-1].steps]), "a text of it")
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise DataError(f"--processbench {path}, row {number}: {where or 'item'}: {first['msg']}") from None
-    if not items:
-        raise DataError(f"--processbench {path}: no items in it")
+            key = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{where}: {key or 'item'}: {first['msg']}") from None
+        except BadRow as error:
+            raise DataError(f"{where}: {error}") from None
     return items
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from vcrd_ray.config.yaml_files import read_yaml
 
 _FILE = Path(__file__).with_name("published.yml")
 
@@ -59,7 +60,7 @@ class PublishedTable(BaseModel):
 
 def read_published() -> list[PublishedTable]:
     """All tables, in the paper's order."""
-    content = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    content = read_yaml(_FILE)
     return [PublishedTable.model_validate(table) for table in content["tables"]]
 
 

@@ -34,6 +34,8 @@ class MetricFigures(BaseModel):
     """Wilson interval with one answer each, else percentiles of a bootstrap over questions."""
     num_correct: int
     num_answers: int
+    num_correct_whole: int | None = None
+    """Were thinking read as part of the answer; None: made by an earlier version."""
     pass_at: dict[int, float]
     """Unbiased pass@k."""
     mean_at: dict[int, float]
@@ -53,6 +55,10 @@ class BenchmarkFigures(BaseModel):
     """The first one is the headline."""
     cut_off: int
     """Answers that ended at the length limit."""
+    thought: int = 0
+    """Answers with thinking before them, which was taken off."""
+    unfinished: int = 0
+    """Thinking that did not end, so that there is no answer: wrong."""
     no_room: int
     """Answers that could not be asked for, because the prompt and the longest answer do not fit the model: they are wrong."""
     graders_differ: int
@@ -80,6 +86,8 @@ def summarize(
         samples=samples,
         metrics=tuple(_metric(metric, by_question, ks=ks, confidence=confidence) for metric in metrics),
         cut_off=cut_off,
+        thought=sum(row.thinking == "finished" for row in graded),
+        unfinished=sum(row.thinking == "unfinished" for row in graded),
         no_room=no_room,
         graders_differ=sum(len(set(row.correct.values())) > 1 for row in graded),
     )
@@ -108,6 +116,9 @@ def _metric(
         high=high,
         num_correct=correct,
         num_answers=total,
+        num_correct_whole=sum(
+            row.correct_whole.get(metric, row.correct[metric]) for rows in by_question.values() for row in rows
+        ),
         pass_at={k: mean_pass_at_k(counts, k) for k in ks},
         mean_at={k: mean_mean_at_k(counts, k) for k in ks},
         verdicts=dict(sorted(Counter(row.verdict[metric] for rows in by_question.values() for row in rows).items())),

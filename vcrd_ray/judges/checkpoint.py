@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.models.causal_lm import HARMLESS
 from vcrd_ray.models.checkpoint_files import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.weight_files import first_line, read_header, weight_files
 
 with hidden("sklearn"):
     from transformers import MODEL_MAPPING, AutoConfig
 
-_HARMLESS = ("rotary_emb.inv_freq",)
-"""Endings of tensors that older checkpoints carry and the config determines."""
 _WRAPPER_PREFIX = "pretrained_model."
 """What some wrappers write before the names of the model that they wrap."""
 
@@ -32,7 +31,18 @@ def read_tensors(directory: Path, *, with_lm_head: bool = False) -> dict[str, to
     Raises:
         ModelError: no readable safetensors in it.
     """
-    return _read_files(_weight_files(directory), with_lm_head=with_lm_head)
+    tensors = {}
+    for file in weight_files(directory):
+        read_header(file)  # names what is damaged
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 (`safe_open` is no dict)
+                    name = key.removeprefix(_WRAPPER_PREFIX)
+                    if with_lm_head or not name.startswith("lm_head."):
+                        tensors[name] = opened.get_tensor(key)
+        except SafetensorError as error:
+            raise ModelError(f"judge {directory}: {file.name} cannot be read: {first_line(error)}") from None
+    return tensors
 
 
 def take_tensor(
@@ -55,7 +65,11 @@ def take_tensor(
 
 def judge_fingerprint(directory: Path, *parts: object) -> str:
     """Identity of what answers: the checkpoint, its tokenizer, and all else that scores depend on, as short text each."""
-    whole = [model_fingerprint(directory), tokenizer_fingerprint(load_tokenizer(directory)), *map(repr, parts)]
+    whole = [
+        model_fingerprint(directory),
+        tokenizer_fingerprint(load_tokenizer(directory, pads=False)),
+        *map(repr, parts),
+    ]
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()[:16]
 
 
@@ -143,45 +157,10 @@ def build_backbone(directory: Path, config: Any, tensors: dict[str, torch.Tensor
             f"judge {directory}: {len(missing)} weights of the backbone are missing, for example"
             f" {missing[0]!r}; the checkpoint is incomplete or of another architecture"
         )
-    foreign = sorted(name for name in info["unexpected_keys"] if not name.endswith(_HARMLESS))
+    foreign = sorted(name for name in info["unexpected_keys"] if not name.endswith(HARMLESS))
     if foreign:
         raise ModelError(
             f"judge {directory}: {len(foreign)} tensors belong to no part of the judge, for example {foreign[0]!r}; merge"
             " adapters into the weights, or use the judge.type of this checkpoint"
         )
     return backbone.eval()
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The safetensors files, in the order of their names."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        absent = [name for name in names if not (directory / name).is_file()]
-        if absent:
-            raise ModelError(
-                f"judge {directory}: {index.name} names {absent[0]!r}, which is not there"
-                f" ({len(absent)} of {len(names)} files); download the checkpoint again"
-            )
-        return [directory / name for name in names]
-    single = directory / "model.safetensors"
-    if not single.is_file():
-        raise ModelError(
-            f"judge {directory}: no model.safetensors and no {index.name}. Pickle weights (.bin,"
-            " .pt) are refused because they can run code; convert them to safetensors"
-        )
-    return [single]
-
-
-def _read_files(files: Sequence[Path], *, with_lm_head: bool) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118 (`safe_open` is no dict)
-                    name = key.removeprefix(_WRAPPER_PREFIX)
-                    if with_lm_head or not name.startswith("lm_head."):
-                        tensors[name] = opened.get_tensor(key)
-        except SafetensorError as error:
-            raise ModelError(f"judge: {file} is no readable safetensors file: {error}") from None
-    return tensors

@@ -60,7 +60,7 @@ def load_implicit_judge(
     return ImplicitJudge(
         model=models[0],
         reference=models[1],
-        tokenizer=load_tokenizer(directories[0]),
+        tokenizer=load_tokenizer(directories[0], pads=False),
         beta=beta,
         profile=JudgeProfile(
             fingerprint=judge_fingerprint(

@@ -11,15 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.checkpoint import build_backbone, check_readable, read_model_config, read_tensors, take_tensor
 from vcrd_ray.models.batching import pad_right
+from vcrd_ray.models.causal_lm import max_positions
+from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.output_head import check_plain_head
 from vcrd_ray.types import IntArray
 
-_RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-"""Config fields of models whose logits are more than head times state."""
+with hidden("sklearn"):
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,7 +41,7 @@ class LanguageModel:
     @property
     def num_positions(self) -> int:
         """Tokens it can read at most."""
-        return int(self.backbone.config.max_position_embeddings)
+        return max_positions(self.backbone.config)
 
     def states(self, inputs: Sequence[IntArray]) -> Float[Tensor, "S L d"]:
         """Final states over ids padded on the right, which causal attention never looks at."""
@@ -60,12 +63,11 @@ def load_language_model(directory: Path, *, dtype: str, device: str | torch.devi
         ModelError: no causal model there, or one whose logits are not its head times its states.
     """
     config, tensors = read_model_config(directory, packed=False), read_tensors(directory, with_lm_head=True)
-    scaled = [name for name in _RESCALED_LOGITS if getattr(config, name, None) not in (None, 1)]
-    scaled += [name for name in tensors if name.startswith("lm_head.") and name != "lm_head.weight"]
-    if scaled:
+    more = [name for name in tensors if name.startswith("lm_head.") and name != "lm_head.weight"]
+    if more:
         raise ModelError(
-            f"judge {directory}: its logits are more than lm_head.weight times the final states"
-            f" ({', '.join(scaled)}), which is not supported; use a judge of another architecture, such as Qwen2 or Llama"
+            f"judge {directory}: its logits are more than lm_head.weight times the final states ({', '.join(more)}), which is"
+            " not supported; use a judge of another architecture, such as Qwen2 or Llama"
         )
     tied = config.tie_word_embeddings and "lm_head.weight" not in tensors
     head = None
@@ -79,4 +81,15 @@ def load_language_model(directory: Path, *, dtype: str, device: str | torch.devi
     backbone = build_backbone(directory, config, tensors, dtype=dtype).to(device)
     if head is None:
         head = backbone.get_input_embeddings().weight.detach()
-    return LanguageModel(backbone=backbone, head=head.to(device))
+    model = LanguageModel(backbone=backbone, head=head.to(device))
+    check_plain_head(_causal(config, model), f"judge {directory}")
+    return model
+
+
+def _causal(config: Any, model: LanguageModel) -> Any:
+    """The same backbone and head as the causal model that transformers makes of the config."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    setattr(causal, causal.base_model_prefix, model.backbone)
+    causal.get_output_embeddings().weight = nn.Parameter(model.head.to(model.backbone.dtype), requires_grad=False)
+    return causal.eval()

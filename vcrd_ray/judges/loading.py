@@ -14,8 +14,10 @@ from vcrd_ray.config.models import (
 )
 from vcrd_ray.config.models import Judge as JudgeSection
 from vcrd_ray.judges import Judge
-from vcrd_ray.judges.compatibility import check_same_vocabulary
+from vcrd_ray.models.causal_lm import check_architecture, read_causal_config
 from vcrd_ray.models.checkpoint_files import device_for, load_tokenizer, resolve_model, special_ids
+from vcrd_ray.models.vocabulary import check_same_vocabulary
+from vcrd_ray.models.weight_files import read_header, weight_files
 
 
 def load_judge(section: JudgeSection, *, policy: str) -> Judge:
@@ -34,16 +36,27 @@ def load_judge(section: JudgeSection, *, policy: str) -> Judge:
     )
 
 
-def check_judge_tokenizer(section: JudgeSection, *, policy: str) -> None:
-    """Refuse a judge that reads other token ids than the policy writes; loads tokenizers only.
+def check_judge(section: JudgeSection, *, policy: str) -> None:
+    """Refuse a judge that reads other token ids than the policy writes, or whose files are damaged; reads no weights.
 
     Raises:
-        ModelError: the vocabularies differ.
+        ModelError: the vocabularies differ, or the judge is none.
     """
+    if not isinstance(section, ModelJudge):
+        return
+    directory = resolve_model(section.path)
+    for file in weight_files(directory):
+        read_header(file)
+    judge = load_tokenizer(directory, pads=False)
     # A judge of whole steps is given text.
-    if isinstance(section, ModelJudge) and section.scores == "token":
-        judge = load_tokenizer(resolve_model(section.path))
-        check_same_vocabulary(load_tokenizer(resolve_model(policy)), judge)
+    if section.scores == "token":
+        check_same_vocabulary(load_tokenizer(resolve_model(policy)), judge, role="judge")
+    language_models = [section.path] if isinstance(section, ImplicitJudgeSection | StepTagsJudgeSection) else []
+    if isinstance(section, ImplicitJudgeSection):
+        language_models.append(section.reference)
+    for path in language_models:
+        directory = resolve_model(path)
+        check_architecture(directory, read_causal_config(directory), plain_head=True)
 
 
 def _load(section: JudgeSection, policy: str) -> Judge:
@@ -52,7 +65,7 @@ def _load(section: JudgeSection, policy: str) -> Judge:
         from vcrd_ray.judges.oracle import OracleJudge
 
         return OracleJudge(tokenizer, confidence=section.confidence)
-    check_judge_tokenizer(section, policy=policy)
+    check_judge(section, policy=policy)
     device = device_for(section.gpus_per_replica)
     common: dict[str, Any] = {"dtype": section.dtype, "device": device, "max_batch_tokens": section.max_batch_tokens}
     path, special = resolve_model(section.path), special_ids(tokenizer)

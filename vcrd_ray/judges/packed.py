@@ -23,6 +23,7 @@ from vcrd_ray.judges.checkpoint import check_readable
 from vcrd_ray.judges.packed_trees import Tree, pack
 from vcrd_ray.judges.self_check import largest_difference
 from vcrd_ray.models.batching import pad_right
+from vcrd_ray.models.causal_lm import max_positions
 from vcrd_ray.models.packing import batches_within_budget, rows_within_budget
 from vcrd_ray.types import FloatArray, IntArray, JudgeRequest, JudgeScores, StepSolution
 
@@ -75,7 +76,7 @@ class PackedJudge(Judge):
         on_gpu = self._device.type == "cuda"
         self._attention: AttentionKind | Literal["auto"] = "flex" if attention == "auto" and on_gpu else attention
         self._num_embeddings = int(backbone.get_input_embeddings().num_embeddings)
-        self._max_positions = int(backbone.config.max_position_embeddings)
+        self._max_positions = max_positions(backbone.config)
 
     @torch.inference_mode()
     def score(self, request: JudgeRequest) -> JudgeScores:

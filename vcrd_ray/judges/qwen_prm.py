@@ -65,7 +65,7 @@ def load_qwen_prm_judge(
             ("score.2.bias", (2,)),
         )
     ]
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, pads=False)
     if separator not in tokenizer.get_vocab():
         raise ModelError(
             f"judge {directory}: its tokenizer has no token {separator!r}; set judge.separator to its separator"

@@ -59,7 +59,7 @@ def load_step_tags_judge(
     """
     directory = Path(path)
     model = load_language_model(directory, dtype=dtype, device=device)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, pads=False)
     reading: VerdictFormat
     if template == "math_shepherd":
         reading = MathShepherdFormat(tokenizer, good=good, bad=bad, step_tag=step_tag)

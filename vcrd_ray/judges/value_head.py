@@ -53,7 +53,7 @@ def load_value_head_judge(
     config, tensors = read_model_config(directory, packed=True), read_tensors(directory)
     weight = take_tensor(directory, tensors, HEAD_WEIGHT, shape=(1, config.hidden_size), needed_by=_NEEDED_BY)
     bias = take_tensor(directory, tensors, HEAD_BIAS, shape=(1,), needed_by=_NEEDED_BY)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, pads=False)
     if tokenizer.bos_token is None:
         raise ModelError(
             f"judge {directory}: its tokenizer has no bos_token, and the judge's prompt begins with"

@@ -57,13 +57,15 @@ def _open_unit(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 
 
 def sample_rows(logp: Float[torch.Tensor, "n v"], uniform: Float[torch.Tensor, " n"]) -> Int[torch.Tensor, " n"]:
-    """The token at which each row's cumulative probability first exceeds its uniform number. [n]
+    """The token at which each row's cumulative probability first exceeds its uniform number; -1 where there is none. [n]
 
     Exact inverse-CDF sampling with sums in float64. A token of probability zero is never returned: the cumulative sum
-    does not rise there.
+    does not rise there. A row that is no distribution, with a NaN in it or nothing at all, has none: whoever reads the
+    tokens back refuses it, so that nobody waits for the device here.
     """
     cumulative = logp.to(torch.float64, copy=True).exp_().cumsum_(dim=-1)
     # The sum of float32 probabilities is 1 only to rounding: scale the number, not the row. The largest number below 1
     # times the total still rounds to less than the total, so the index is always one of the row.
-    target = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+    total = cumulative[:, -1]
+    drawn = torch.searchsorted(cumulative, uniform[:, None] * total[:, None], right=True)[:, 0]
+    return torch.where(total.isfinite() & (total > 0), drawn, -1)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Int
 
+from vcrd_ray.models.packing import rows_within_budget
 from vcrd_ray.types import IntArray, RolloutPair
 
 
@@ -65,15 +66,7 @@ def packed_responses(
     Positions start again with each sequence (and with the padding), by which attention keeps them apart.
     """
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((b for b, free in enumerate(room) if free >= lengths[index]), len(bins))
-        if place == len(bins):
-            bins.append([])
-            room.append(row_length)
-        bins[place].append(index)
-        room[place] -= lengths[index]
+    bins = rows_within_budget(lengths, row_length)
     width = max(sum(lengths[i] for i in members) for members in bins)
     ids = np.full((len(bins), width), padding, dtype=np.int64)
     positions = np.zeros_like(ids)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.models import generation_config
 from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.weight_files import disguise, first_line, read_header, read_json, stored_tensors, weight_files
 from vcrd_ray.runs.storage import is_remote, local_copy
 from vcrd_ray.tiny import CHECKPOINTS
 
@@ -68,12 +68,17 @@ def is_on_hub(path: str) -> bool:
 
 
 def _check_directory(directory: Path) -> Path:
-    if not (directory / "config.json").is_file():
+    config, adapter = directory / "config.json", directory / "adapter_config.json"
+    if adapter.is_file():
+        what = "an adapter beside a model, and only one would be loaded" if config.is_file() else "an adapter, no model"
+        raise ModelError(
+            f"{directory}: {adapter.name} in it says that it is {what}; merge the adapter into its base model (PEFT's"
+            " merge_and_unload; of a run, give RUN/distill/model) and give the result"
+        )
+    if not config.is_file():
         raise ModelError(f"{directory}: no config.json in it; give a directory that save_pretrained wrote")
-    if not any(directory.glob("*.safetensors")):
-        pickles = sorted(p.name for p in directory.glob("*.bin"))
-        cure = "convert it with save_pretrained(safe_serialization=True)" if pickles else "is the download complete?"
-        raise ModelError(f"{directory}: no *.safetensors in it ({', '.join(pickles) or 'no weights at all'}); {cure}")
+    read_json(config)
+    weight_files(directory)
     return directory
 
 
@@ -93,11 +98,15 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: Path, *, pads: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a checkpoint.
 
+    Args:
+        path: the checkpoint's directory.
+        pads: its padding goes through the model; else a token that its files lack and transformers adds is let pass.
+
     Raises:
-        ModelError: there is none, or it has no end-of-sequence token.
+        ModelError: there is none, it has no end-of-sequence token, or a token without a row in the model's embedding.
     """
     with hidden("sklearn"):
         from transformers import AutoTokenizer
@@ -109,29 +118,83 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: its tokenizer cannot be loaded: {error}") from error
+    except Exception as error:  # its libraries raise many kinds, bare ones too
+        files = (path / name for name in (*_TOKENIZER_FILES, "tokenizer_config.json"))
+        damaged = [f"{file.name} {disguise(file)}" for file in files if file.is_file() and disguise(file)]
+        raise ModelError(
+            f"{path}: its tokenizer cannot be loaded: {', '.join(damaged) or first_line(error)}; save or download it again"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: its tokenizer has no eos_token; set one in tokenizer_config.json")
+    _check_rows(path, tokenizer, pads=pads)
     return tokenizer
 
 
-def load_causal_lm(path: Path, *, dtype: str, device: torch.device) -> PreTrainedModel:
-    """A causal language model in evaluation mode.
+def _check_rows(path: Path, tokenizer: PreTrainedTokenizerBase, *, pads: bool) -> None:
+    """Refuse tokens that the model beside the tokenizer has no embedding of: they would be read out of bounds."""
+    from transformers import AutoConfig
+
+    try:
+        num_rows = AutoConfig.from_pretrained(str(path), trust_remote_code=False).get_text_config().vocab_size
+    except (OSError, ValueError, KeyError, AttributeError):
+        return  # no model beside it, or one that cannot be loaded and says so itself
+    beyond = [(number, token) for token, number in tokenizer.get_vocab().items() if number >= num_rows]
+    if not beyond:
+        return
+    file = path / "tokenizer.json"
+    own = file.read_text(encoding="utf-8") if file.is_file() else None
+    stored = [(n, t) for n, t in beyond if own is None or json.dumps(t, ensure_ascii=False) in own]
+    if stored:
+        number, token = max(stored)
+        raise ModelError(
+            f"{path}: its tokenizer has {len(tokenizer)} tokens, the last {token!r} with id {number}, and the model's embedding"
+            f" {num_rows} rows; use the tokenizer that the model was trained with, or save the model again after"
+            " resize_token_embeddings"
+        )
+    if pads:
+        raise ModelError(
+            f"{path}: transformers adds {max(beyond)[1]!r} to its tokenizer, behind the {num_rows} rows of the model's"
+            " embedding, because tokenizer_config.json leaves out pad_token, unk_token or eos_token; set them to tokens that it"
+            " has"
+        )
+
+
+def load_causal_lm(path: Path, *, dtype: str, device: torch.device, trained: bool = False) -> PreTrainedModel:
+    """A causal language model in evaluation mode: all of its weights are the checkpoint's, and all of the checkpoint's are its.
+
+    Args:
+        path: a directory of `resolve_model`.
+        dtype: of its weights.
+        device: where they go.
+        trained: it is the student, whose weights must not be quantised.
 
     Raises:
         ModelError: the files do not make a model.
     """
+    from vcrd_ray.models.causal_lm import check_causal, check_loading, check_quantization, read_causal_config
+
     with hidden("sklearn"):
         from transformers import AutoModelForCausalLM
 
+    check_quantization(path, read_causal_config(path), trained=trained)
+    for file in weight_files(path):
+        read_header(file)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
-    return model.to(device).eval()  # type: ignore[arg-type]
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a causal language model: {first_line(error)}") from error
+    check_loading(path, info)
+    generation_config.forget(model)
+    loaded: PreTrainedModel = model.to(device).eval()
+    check_causal(loaded, str(path))
+    return loaded
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -168,40 +231,6 @@ def model_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredTensor:
-    """A tensor as it lies in a safetensors file."""
-
-    name: str
-    dtype: str
-    shape: list[int]
-    num_bytes: int
-    content: bytes
-    """All of it, or its beginning."""
-
-
-def stored_tensors(directory: Path, *, max_bytes: int | None = None) -> Iterator[StoredTensor]:
-    """The tensors of a directory's safetensors, by file and name, at most `max_bytes` of each read.
-
-    From the files' headers: the library gives arrays, numpy has no bfloat16, and bytes are all that hashes need.
-    """
-    for file in sorted(directory.glob("*.safetensors")):
-        with file.open("rb") as raw:
-            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
-            start = raw.tell()
-            for name in sorted(n for n in header if n != "__metadata__"):
-                begin, end = header[name]["data_offsets"]
-                raw.seek(start + begin)
-                num_bytes = end - begin
-                yield StoredTensor(
-                    name=name,
-                    dtype=header[name]["dtype"],
-                    shape=header[name]["shape"],
-                    num_bytes=num_bytes,
-                    content=raw.read(num_bytes if max_bytes is None else min(num_bytes, max_bytes)),
-                )
-
-
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Short hash over vocabulary, special tokens and chat template."""
     content = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_ids), tokenizer.chat_template]
@@ -212,15 +241,14 @@ def load_head(path: Path, *, dtype: str) -> torch.Tensor:
     """The output embedding of a checkpoint, without loading the rest of it. [V_padded, d]
 
     Raises:
-        ModelError: neither `lm_head.weight` nor a tied embedding is in it.
+        ModelError: neither it nor an embedding that it is tied to is in it.
     """
-    for key in ("lm_head.weight", "model.embed_tokens.weight"):
-        for file in sorted(path.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                if key in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                    head: torch.Tensor = tensors.get_tensor(key).to(getattr(torch, dtype))
-                    return head
-    raise ModelError(f"{path}: neither lm_head.weight nor model.embed_tokens.weight in its safetensors")
+    from vcrd_ray.models.causal_lm import stored_head
+
+    file, name = stored_head(path)
+    with safe_open(file, framework="pt") as tensors:
+        head: torch.Tensor = tensors.get_tensor(name).to(getattr(torch, dtype))
+        return head
 
 
 def device_for(gpus: float) -> torch.device:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from pydantic import ValidationError
 
 from vcrd_ray.config import Config
 from vcrd_ray.config.models import ImplicitJudgeSection, JudgePool, ModelJudge
 from vcrd_ray.config.plan import HardwareSection
+from vcrd_ray.config.yaml_files import read_yaml
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.planning import host, memory, rates
 from vcrd_ray.planning.hardware import gpu_bytes
@@ -221,11 +222,19 @@ def read_measured(directory: Path) -> tuple[list[Mapping[str, float]], Config]:
         ConfigError: there is none.
     """
     try:
-        written = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        written = read_yaml(directory / "config.yaml")
         rows: list[Mapping[str, float]] = list(read_jsonl(directory / "metrics.jsonl"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"--from {directory}: no {error.filename}; give the folder of a run, RUN/distill") from None
-    return rows, Config.model_validate(written)
+    except (ConfigError, FileNotFoundError) as error:
+        missing = f"no {error.filename}" if isinstance(error, FileNotFoundError) else str(error)
+        raise ConfigError(f"--from {directory}: {missing}; give the folder of a run, RUN/distill") from None
+    try:
+        return rows, Config.model_validate(written)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"--from {directory}: its configuration is none of this version"
+            f" ({'.'.join(map(str, first['loc']))}: {first['msg']}); give a run of this one"
+        ) from None
 
 
 def _assumptions(config: Config, shapes: Shapes, time: TimePlan | None) -> list[str]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vcrd_ray.config.yaml_files import read_yaml_documents
 from vcrd_ray.errors import ConfigError
 from vcrd_ray.planning.placing import Offer
 
@@ -31,19 +30,35 @@ def read_node_types(path: Path) -> list[NodeType]:
     Raises:
         ConfigError: it is none of these.
     """
-    for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+    try:
+        found = _node_types(read_yaml_documents(path))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{path}: not of the form of a cluster file: {what}; compare the shipped one") from None
+    if found is None:
+        raise ConfigError(f"{path}: neither a cluster file of Ray's launcher nor a RayCluster or RayJob")
+    return found
+
+
+def _node_types(documents: list[Any]) -> list[NodeType] | None:
+    for content in documents:
         match content:
             case {"available_node_types": dict(types), "head_node_type": head}:
                 return [
-                    NodeType(name=name, count=1 if name == head else t["max_workers"], resources=t["resources"])
+                    NodeType(
+                        name=str(name),
+                        count=1 if name == head else int(t["max_workers"]),
+                        resources={str(what): float(amount) for what, amount in t["resources"].items()},
+                    )
                     for name, t in types.items()
                 ]
             case {"kind": "RayCluster", "spec": spec} | {"kind": "RayJob", "spec": {"rayClusterSpec": spec}}:
                 groups = [{"groupName": "head", "maxReplicas": 1, **spec["headGroupSpec"]}, *spec["workerGroupSpecs"]]
                 return [
-                    NodeType(name=g["groupName"], count=g["maxReplicas"], resources=_pod_resources(g)) for g in groups
+                    NodeType(name=str(g["groupName"]), count=int(g["maxReplicas"]), resources=_pod_resources(g))
+                    for g in groups
                 ]
-    raise ConfigError(f"{path}: neither a cluster file of Ray's launcher nor a RayCluster or RayJob")
+    return None
 
 
 def read_offers(path: Path) -> list[Offer]:
@@ -52,8 +67,6 @@ def read_offers(path: Path) -> list[Offer]:
     Raises:
         ConfigError: it is no cluster file.
     """
-    if not path.is_file():
-        raise ConfigError(f"--cluster-file {path}: no such file; the shipped one is cluster.yaml")
     types = read_node_types(path)
     return [
         Offer(name=t.name, count=t.count, always=1 if t.name == "head" else 0, resources=t.resources) for t in types

@@ -16,7 +16,7 @@ from vcrd_ray.errors import DataError, ModelError
 from vcrd_ray.evaluation.processbench import BenchFigures, judge_items, read_processbench
 from vcrd_ray.judges import Judge
 from vcrd_ray.judges.calibrated import NOT_TEXT, StepPositions
-from vcrd_ray.judges.loading import check_judge_tokenizer, load_judge
+from vcrd_ray.judges.loading import check_judge, load_judge
 from vcrd_ray.models.checkpoint_files import load_tokenizer, must_be_fetched, resolve_model
 from vcrd_ray.report.calibration import Reads, agreement, calibrate
 from vcrd_ray.report.calibration_figures import CalibrationReport, Method, OtherJudge
@@ -46,7 +46,7 @@ def check_sources(
     for section in (config.judge, *(other.judge for other in others)):
         paths = [config.student.path, *([section.path] if isinstance(section, ModelJudge) else [])]
         if fetch or not any(must_be_fetched(path) for path in paths):
-            check_judge_tokenizer(section, policy=config.student.path)
+            check_judge(section, policy=config.student.path)
 
 
 def load(config: Config) -> Judge:
@@ -73,8 +73,12 @@ def measure(
         others: configurations with other judges to compare with, by name.
     """
     tokenizer = load_tokenizer(resolve_model(config.student.path))
-    responses, num_unchecked, rejects = read_checked(
-        directory, tokenizer, max_length=config.distill.max_length, seed=config.run.seed
+    responses, grading, rejects = read_checked(
+        directory,
+        tokenizer,
+        max_length=config.distill.max_length,
+        seed=config.run.seed,
+        thinking=config.evaluate.thinking,
     )
     if rejects:
         print(f"{len(rejects)} pairs are left out; the first: {rejects[0].reason}", file=sys.stderr)
@@ -97,7 +101,8 @@ def measure(
         num_fitted_prompts=(len(prompts) + 1) // 2,
         num_responses=len(responses),
         num_right=sum(r.right for r in responses),
-        num_unchecked=num_unchecked,
+        num_unchecked=grading.responses - grading.graded,
+        grading=grading,
         classes=figures,
         others=tuple(compared),
         made_with=versions(),

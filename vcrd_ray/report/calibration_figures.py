@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vcrd_ray.grading.figures import GradingFigures
 from vcrd_ray.judges.calibrated import Calibration, PositionClass
 
 Method = Literal["isotonic", "temperature"]
@@ -106,7 +107,9 @@ class CalibrationReport(_Figures):
     num_responses: int
     num_right: int
     num_unchecked: int
-    """Responses without a gold answer, left out."""
+    """Responses without a gold answer that one could meet, left out."""
+    grading: GradingFigures | None = None
+    """What became of all responses of the rollouts; None: made by an earlier version."""
     classes: dict[PositionClass, ClassFigures]
     others: tuple[OtherJudge, ...]
     made_with: dict[str, str | None]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vcrd_ray.evaluation.processbench import BenchFigures
+from vcrd_ray.grading.figures import say
 from vcrd_ray.report.calibration_figures import CalibrationReport, extrapolation, verdict
 
 
@@ -56,6 +57,8 @@ def show(report: CalibrationReport) -> None:
     for line in (*notes, verdict(report.classes), extrapolation(report)):
         if line:
             print(line)
+    if report.grading is not None:
+        say("rollouts", report.grading)
 
 
 def show_processbench(results: Sequence[BenchFigures]) -> None:

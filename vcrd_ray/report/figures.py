@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -69,7 +70,7 @@ def learning_curves(runs: Sequence[TrainingData]) -> go.Figure:
         for column, key in enumerate(keys, start=1):
             figure.add_scatter(
                 x=updates,
-                y=[row[key] for row in run.metrics],
+                y=[row.get(key) for row in run.metrics],
                 name=run.name,
                 legendgroup=run.name,
                 showlegend=column == 1,
@@ -202,7 +203,7 @@ def judge_health(run: TrainingData) -> go.Figure:
     for index, (name, key) in enumerate(keys.items()):
         figure.add_scatter(
             x=[row["update"] + 1 for row in run.metrics],
-            y=[100 * row[key] for row in run.metrics],
+            y=[100 * row.get(key, math.nan) for row in run.metrics],
             name=name,
             line={"color": PALETTE[index], "width": 1.5},
         )

@@ -114,13 +114,13 @@ def _shares(run: TrainingData) -> dict[str, float]:
     """Share of positions with a weight of at least 1, with and without the positions of equal proposals."""
     rows = sum(row["rows"] for row in run.metrics)
     judged = sum(row["judge/judged_rows"] for row in run.metrics)
-    with_equal = sum(row["weights/share_at_least_one_all"] * row["rows"] for row in run.metrics)
+    with_equal = sum(row.get("weights/share_at_least_one_all", 0.0) * row["rows"] for row in run.metrics)
     above = sum(
-        row["weights/share_above_one_judged"] * row["judge/judged_rows"]
+        row.get("weights/share_above_one_judged", 0.0) * row["judge/judged_rows"]
         for row in run.metrics
         if row["judge/judged_rows"]
     )
-    agree = sum(row["proposals/agreement"] * row["rows"] for row in run.metrics)
+    agree = sum(row.get("proposals/agreement", 0.0) * row["rows"] for row in run.metrics)
     return {
         "judged": 100 * above / max(1.0, judged),
         "all": 100 * with_equal / max(1.0, rows),

@@ -12,24 +12,29 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
+from vcrd_ray.config.base import THINKING, Thinking
+from vcrd_ray.config.yaml_files import read_yaml
 from vcrd_ray.data.accuracy import Accuracy
-from vcrd_ray.data.final_answers import final_answer, is_correct
-from vcrd_ray.data.manifest import check_manifest, read_manifest, split_pair_id
+from vcrd_ray.data.manifest import check_manifest, pair_id, read_manifest, split_pair_id
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.data.rollouts import part_path, read_pairs
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.processbench import BenchFigures
 from vcrd_ray.evaluation.published import published_for
 from vcrd_ray.evaluation.scoreboard import Scoreboard, read_scoreboard
+from vcrd_ray.grading.figures import GradingFigures, grading_figures
+from vcrd_ray.grading.rollouts import response_of, rollouts_grader
 from vcrd_ray.report.calibration_figures import CalibrationReport
 from vcrd_ray.report.refreshed import RefreshData, read_refreshed
 from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.training.on_policy.validator import WATCHED
-from vcrd_ray.types import Decision, IntArray
+from vcrd_ray.types import SIDES, Decision, IntArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_GRADED = ["prompt_id", "sample", "answer", "prompt_ids"]
+_GRADED += [f"{side}_{name}" for side in SIDES for name in ("ids", "finish_reason")]
 _NAMES = {"teacher": "teacher", "sft": "student after SFT"}
 _ORDER = {"teacher": 0, "sft": 1, "vcrd": 2}
 
@@ -117,7 +122,7 @@ def _pair(run_dir: Path) -> tuple[str | None, str | None]:
     # After a fine-tuning later stages know the fine-tuned student only.
     for file in (run_dir / "sft" / "config.yaml", *sorted(run_dir.glob("distill*/config.yaml"))):
         if file.is_file():
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            content = read_yaml(file) or {}
             for role in ("teacher", "student"):
                 path = (content.get(role) or {}).get("path")
                 if path is not None:
@@ -126,15 +131,16 @@ def _pair(run_dir: Path) -> tuple[str | None, str | None]:
 
 
 def read_checked(
-    rollouts: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, seed: int
-) -> tuple[list[CheckedResponse], int, list[Reject]]:
+    rollouts: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, seed: int, thinking: Thinking = THINKING
+) -> tuple[list[CheckedResponse], GradingFigures, list[Reject]]:
     """Responses of prompts that have a gold answer, prompts in an order drawn by the seed.
 
     Returns:
-        The responses, how many others there are, and the rejected pairs.
+        The responses, what became of them and of those without such an answer, and the rejected pairs.
 
     Raises:
-        DataError: unusable rollouts, or none with a gold answer.
+        DataError: unusable rollouts, or none with a gold answer that a response could meet.
+        ConfigError: the golds need a library that is not installed.
     """
     from vcrd_ray.models.checkpoint_files import tokenizer_fingerprint
 
@@ -149,30 +155,29 @@ def read_checked(
         vocab_size=len(tokenizer),
         max_length=max_length,
     )
-    answers: dict[str, str | None] = {}
-    for block in range(manifest.num_blocks):
-        table = pq.read_table(part_path(rollouts, block), columns=["prompt_id", "answer"])
-        answers |= {row["prompt_id"]: row["answer"] for row in table.to_pylist()}
+    rows = {
+        pair_id(row["prompt_id"], row["sample"]): row
+        for block in range(manifest.num_blocks)
+        for row in pq.read_table(part_path(rollouts, block), columns=_GRADED).to_pylist()
+    }
     prompts = dict.fromkeys(split_pair_id(pair.id)[0] for pair in pairs)
     numbers = {prompt: number for number, prompt in enumerate(prompts)}
-    found: list[CheckedResponse] = []
-    unchecked = 0
-    for index in np.random.default_rng(seed).permutation(len(pairs)):
-        pair = pairs[index]
-        prompt_id, _ = split_pair_id(pair.id)
-        gold = answers[prompt_id]
-        for ids in (pair.teacher_ids, pair.student_ids):
-            if gold is None or final_answer(gold) is None:
-                unchecked += 1
-                continue
-            right = is_correct(tokenizer.decode(ids, skip_special_tokens=True), gold)
-            found.append(CheckedResponse(prompt=numbers[prompt_id], question=pair.question, ids=ids, right=right))
-    if not found:
-        raise DataError(
-            f"{rollouts}: no prompt has a gold answer that is a number, so nothing can be checked; set"
-            " rollouts.prompts.answer_key and make the rollouts again in another --run.dir"
+    drawn = [pairs[index] for index in np.random.default_rng(seed).permutation(len(pairs))]
+    sides = [(pair, side) for pair in drawn for side in SIDES]
+    responses = [response_of(rows[pair.id], side, tokenizer=tokenizer, thinking=thinking) for pair, side in sides]
+    grader = rollouts_grader([r.gold for r in responses], rollouts, thinking)
+    checked = grader.grade(responses)
+    found = [
+        CheckedResponse(
+            prompt=numbers[split_pair_id(pair.id)[0]],
+            question=pair.question,
+            ids=pair.teacher_ids if side == "teacher" else pair.student_ids,
+            right=one.right,
         )
-    return found, unchecked, rejects
+        for (pair, side), one in zip(sides, checked, strict=True)
+        if one.right is not None
+    ]
+    return found, grading_figures(checked, grader), rejects
 
 
 def _calibration(path: Path) -> CalibrationReport:
@@ -206,7 +211,7 @@ def _training(folder: Path, name: str) -> TrainingData:
         metrics=read_jsonl(folder / "metrics.jsonl"),
         decisions=[Decision(**row) for row in read_jsonl(decisions)] if decisions.is_file() else [],
         facts=read_object(done) if done.is_file() else {},
-        config=yaml.safe_dump(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else "",
+        config=yaml.safe_dump(read_yaml(config)) if config.is_file() else "",
         versions=read_object(versions) if versions.is_file() else {},
         model=folder / "model" if (folder / "model" / "config.json").is_file() else None,
         refresh=read_refreshed(folder),

@@ -24,7 +24,12 @@ def show(summary: dict[str, Any]) -> None:
             f"{100 * result.low:.1f} to {100 * result.high:.1f}%",
             str(result.total),
         )
-    Console().print(table)
+    if summary["accuracy"]:
+        Console().print(table)
+    else:
+        print(
+            "evaluate.prompts has no gold answers (answer_key null), so there is no pass@1; see jobs.evaluate --suites"
+        )
     for method, share in summary["exposed_wait_share"].items():
         print(f"{method}: exposed wait for other actors {100 * share:.1f}% of the update time")
     print(f"wall time {summary['wall_s']['total']:.0f} s")

@@ -11,9 +11,10 @@ from transformers.utils import logging as transformers_logging
 
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import with_method
-from vcrd_ray.data.final_answers import is_correct
 from vcrd_ray.data.problems import read_problems, tokenize_prompts
 from vcrd_ray.engines.hf import HFEngine
+from vcrd_ray.grading.responses import Response, ResponseGrader
+from vcrd_ray.grading.thinking import decode_response, opens_thinking
 from vcrd_ray.models.checkpoint_files import load_tokenizer
 from vcrd_ray.runs.files import write_json
 from vcrd_ray.training.in_process import distil, fine_tune, make_pairs
@@ -69,9 +70,16 @@ def _accuracy(config: Config, model: Path) -> float:
     problems, _ = read_problems(section.prompts, config.world)
     prompts, _ = tokenize_prompts(problems, tokenizer, prompt=config.prompt, max_length=2**31)
     engine = HFEngine(str(model), dtype="float32", device=torch.device("cpu"))
-    correct = 0
+    golds, thinking, source = [prompt.gold for prompt in prompts], section.thinking, "evaluate.prompts"
+    grader = ResponseGrader(golds, thinking=thinking, source=source, cure=f"set {source}.answer_key")
+    responses: list[Response] = []
     for start in range(0, len(prompts), section.batch_size):
         batch = prompts[start : start + section.batch_size]
         for prompt, rollout in zip(batch, engine.generate(batch, section.sampling, seed=0), strict=True):
-            correct += is_correct(tokenizer.decode(rollout.ids, skip_special_tokens=True), prompt.gold)
-    return correct / len(prompts)
+            text, opened = (
+                decode_response(rollout.ids, tokenizer, thinking),
+                opens_thinking(prompt.ids, tokenizer, thinking),
+            )
+            responses.append(Response(gold=prompt.gold, text=text, opened=opened))
+    graded = [checked.right for checked in grader.grade(responses) if checked.right is not None]
+    return sum(graded) / len(graded)

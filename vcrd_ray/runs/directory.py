@@ -98,7 +98,7 @@ class RunDirectory:
         file = self.path / "config.yaml"
         if file.exists() and not {entry.name for entry in self.path.iterdir()} <= _WRITTEN_HERE:
             earlier = yaml.safe_load(file.read_text(encoding="utf-8"))
-            changed = _differences(earlier, resolved)
+            changed = _differences(earlier, resolved, Config().model_dump(mode="json"))
             if changed:
                 raise RunDirectoryError(
                     f"run directory {self.path} holds a run with another configuration ({', '.join(changed)});"
@@ -129,15 +129,22 @@ class RunDirectory:
         self.close()
 
 
-def _differences(earlier: Any, now: Any, key: str = "") -> list[str]:
+def _differences(earlier: Any, now: Any, default: Any, key: str = "") -> list[str]:
+    """What differs. A key that the earlier configuration lacks is one of a later version: then its default was in force."""
     if key in _FREE_TO_CHANGE:
         return []
     if isinstance(earlier, dict) and isinstance(now, dict):
+        defaults = default if isinstance(default, dict) else {}
         names = list(dict.fromkeys([*earlier, *now]))
         return [
             found
             for name in names
-            for found in _differences(earlier.get(name), now.get(name), f"{key}.{name}" if key else name)
+            for found in _differences(
+                earlier.get(name, defaults.get(name)),
+                now.get(name),
+                defaults.get(name),
+                f"{key}.{name}" if key else name,
+            )
         ]
     return [] if earlier == now else [f"{key}: {earlier!r} then, {now!r} now"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,8 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from safetensors import SafetensorError
 
-from vcrd_ray.errors import CheckpointError
+from vcrd_ray.errors import CheckpointError, DiskFullError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How the writers of torch and safetensors, which raise no OSError, report a write that the system refused.
+_FULL_WORDS = re.compile("|".join(("PytorchStreamWriter", "unexpected pos", *map(os.strerror, _FULL))))
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that there is no room for what was written."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, DiskFullError):
+            return True
+        if isinstance(found, OSError) and found.errno is not None:
+            if found.errno in _FULL:
+                return True
+        elif isinstance(found, OSError | RuntimeError | SafetensorError) and _FULL_WORDS.search(str(found)):
+            return True
+        found = found.__cause__
+    return False
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -48,7 +70,8 @@ def write_json(path: Path, value: Any) -> None:
 def written_aside(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed onto it when the block ends well, removed when it fails.
 
-    The block makes a file there, or a directory, which takes the place of an older one by `replace_directory`.
+    The block makes a file there, or a directory, which takes the place of an older one by `replace_directory`. Its content
+    is on the disk before the name is: a machine that loses power leaves the old, or all of the new.
 
     Args:
         one_writer: nobody else writes `path` meanwhile. The temporary path is `temporary_of` then, which others may
@@ -60,10 +83,18 @@ def written_aside(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        sync(temporary)
         if temporary.is_dir():
             replace_directory(temporary, path)
         else:
             os.replace(temporary, path)
+        _sync_one(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFullError(
+            f"{path} could not be written: the disk is full; free some space and run the same command again"
+        ) from error
     finally:
         _remove(temporary)
 
@@ -71,6 +102,24 @@ def written_aside(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
 def temporary_of(path: Path) -> Path:
     """Where the only writer of `path` writes it aside."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or a directory with all that is in it, is on the disk itself."""
+    for each in (path, *path.rglob("*")):
+        _sync_one(each)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def log_as(*, stderr: bool = False, update: int | None = None, **identity: objec
         root.setLevel(min(root.level or logging.INFO, logging.INFO))
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts off must not hide what a job has to say of that."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 def log_to(directory: Path) -> list[logging.Handler]:
     """Handlers on the root logger: log.txt for people, log.jsonl for programs, and warnings on standard error.
 
@@ -70,7 +82,7 @@ def log_to(directory: Path) -> list[logging.Handler]:
         ("log.txt", logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")),
         ("log.jsonl", JsonLines()),
     ):
-        file = logging.FileHandler(directory / name, encoding="utf-8")
+        file = _LogFile(directory / name, encoding="utf-8")
         file.setFormatter(formatter)
         file.setLevel(logging.INFO)
         handlers.append(file)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcrd_ray.data.final_answers import final_answer, is_correct
+from vcrd_ray.config.base import THINKING, Thinking
 from vcrd_ray.data.manifest import check_manifest, read_manifest
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.data.rollouts import read_parts
 from vcrd_ray.errors import DataError
+from vcrd_ray.grading.figures import GradingFigures
+from vcrd_ray.grading.responses import Response
+from vcrd_ray.grading.rollouts import grade_or_count, response_of
 from vcrd_ray.models.checkpoint_files import tokenizer_fingerprint
 from vcrd_ray.selection.steps import StepSplitter
-from vcrd_ray.types import IntArray, Side
+from vcrd_ray.types import SIDES, IntArray, Side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 _COLUMNS = ("prompt_id", "sample", "answer", "prompt_ids", "teacher_ids", "student_ids")
+_REASONS = tuple(f"{side}_finish_reason" for side in SIDES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,13 +45,19 @@ class Candidate:
     steps: tuple[slice, ...]
     """Ranges of `response_ids`, one at least, that cover it."""
     correct: bool | None
-    """Whether it gives the gold answer; None where there is none."""
+    """Whether it gives the gold answer; None where there is none that a response could meet."""
 
 
 def read_candidates(
-    directory: Path, *, side: Side, tokenizer: PreTrainedTokenizerBase, splitter: StepSplitter, max_length: int
-) -> tuple[list[Candidate], list[Reject]]:
-    """All responses of one side, and the rejects: rows that training would reject or that have no text.
+    directory: Path,
+    *,
+    side: Side,
+    tokenizer: PreTrainedTokenizerBase,
+    splitter: StepSplitter,
+    max_length: int,
+    thinking: Thinking = THINKING,
+) -> tuple[list[Candidate], list[Reject], GradingFigures]:
+    """All responses of one side, the rejects (rows that training would reject or that have no text), and what became of them.
 
     Raises:
         DataError: no rollouts there, incomplete, made with another tokenizer, or nothing usable in them.
@@ -57,8 +67,9 @@ def read_candidates(
     manifest = check_manifest(directory, teacher=teacher, tokenizer=tokenizer_fingerprint(tokenizer))
     candidates: list[Candidate] = []
     rejects: list[Reject] = []
+    responses: list[Response] = []
     for block, table in enumerate(read_parts(directory, manifest)):
-        for row, content in enumerate(table.select(_COLUMNS).to_pylist()):
+        for row, content in enumerate(table.select([*_COLUMNS, *_REASONS]).to_pylist()):
             prompt = str(content["prompt_id"])
             try:
                 ids = _checked_ids(content, vocab_size=len(tokenizer), max_length=max_length)
@@ -70,9 +81,6 @@ def read_candidates(
                 rejects.append(_reject(block, content, f"the {side}'s response has no text in it, and so no step"))
                 continue
             response = ids[f"{side}_ids"][: steps[-1].stop]
-            gold = content["answer"]
-            known = gold is not None and final_answer(gold) is not None
-            text = tokenizer.decode(response, skip_special_tokens=True) if known else ""
             candidates.append(
                 Candidate(
                     prompt_id=prompt,
@@ -82,13 +90,16 @@ def read_candidates(
                     prompt_ids=ids["prompt_ids"],
                     response_ids=response,
                     steps=steps,
-                    correct=is_correct(text, gold) if known else None,
+                    correct=None,
                 )
             )
+            responses.append(response_of(content, side, tokenizer=tokenizer, thinking=thinking))
     if not candidates:
         first = f"; first reason: {rejects[0].reason}" if rejects else ""
         raise DataError(f"{directory}: no usable response of the {side} in it{first}")
-    return candidates, rejects
+    checked, figures = grade_or_count(responses, directory, thinking)
+    graded = [replace(one, correct=found.right) for one, found in zip(candidates, checked, strict=True)]
+    return graded, rejects, figures
 
 
 def _reject(block: int, row: Mapping[str, Any], reason: str) -> Reject:

@@ -22,6 +22,7 @@ from vcrd_ray.config.select import SelectSection
 from vcrd_ray.data.manifest import Manifest, ids_digest, pair_id
 from vcrd_ray.data.rollouts import open_rollouts, read_parts, write_part
 from vcrd_ray.errors import DataError
+from vcrd_ray.grading.responses import GraderName
 from vcrd_ray.runs.files import write_json, written_aside
 
 _SELECTION = "selection.json"
@@ -52,11 +53,13 @@ class Selection(BaseModel):
     """Fingerprints of the models that scored; None where the score needs none."""
     settings: SelectSection
     max_length: int
+    grader: GraderName | None = None
+    """Rules by which responses were found right, which the golds of the rollouts ask for; None: not graded, or not yet."""
 
     @property
     def digest(self) -> str:
-        """Short hash over everything but the path."""
-        return hashlib.sha256(self.model_dump_json(exclude={"source"}).encode()).hexdigest()[:16]
+        """Short hash over everything but the path, and the grader, which follows from the rest."""
+        return hashlib.sha256(self.model_dump_json(exclude={"source", "grader"}).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,12 +139,19 @@ def open_selection(directory: Path, selection: Selection) -> None:
             earlier = Selection.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError:
             raise DataError(f"{path}: not written by this version of jobs.select; remove {directory}") from None
-        names = [n for n in Selection.model_fields if getattr(earlier, n) != getattr(selection, n)]
+        made_from = Selection.model_fields.keys() - {"grader"}
+        names = sorted(n for n in made_from if getattr(earlier, n) != getattr(selection, n))
         if names:
             raise DataError(
                 f"{directory} holds a selection made with another {', '.join(names)}; remove it, or choose another --run.dir"
             )
+        selection = selection.model_copy(update={"grader": earlier.grader})
     write_json(path, selection)
+
+
+def name_grader(directory: Path, selection: Selection, grader: GraderName | None) -> None:
+    """Put the rules by which responses were found right into the record."""
+    write_json(directory / _SELECTION, selection.model_copy(update={"grader": grader}))
 
 
 def write_scores(path: Path, responses: Sequence[Scored], *, kept: Sequence[int] | None = None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vcrd_ray.config import Config
 from vcrd_ray.data.manifest import read_manifest
 from vcrd_ray.errors import DataError
+from vcrd_ray.grading.figures import GradingFigures, cut_off_warning
 from vcrd_ray.runs.directory import versions
 from vcrd_ray.runs.files import write_json
 from vcrd_ray.runs.progress import ShowProgress
@@ -27,9 +29,12 @@ def rank(config: Config, directories: Sequence[Path], show_progress: ShowProgres
         names = [str(d) for d in directories]
     scoring = Scoring(config)
     responses: dict[str, list[Candidate]] = {}
+    grading: dict[str, GradingFigures] = {}
     for name, directory in zip(names, directories, strict=True):
-        responses[name], rejects = scoring.candidates(directory)
+        responses[name], rejects, grading[name] = scoring.candidates(directory)
         say_left_out(rejects)
+        for warning in cut_off_warning(name, grading[name].cut_off, grading[name].responses):
+            print(warning, file=sys.stderr)
     if config.select.require_correct:
         responses = {name: [c for c in found if c.correct] for name, found in responses.items()}
     _check_same_prompts(responses)
@@ -47,6 +52,7 @@ def rank(config: Config, directories: Sequence[Path], show_progress: ShowProgres
         "fingerprints": {name: read_manifest(d).teacher for name, d in zip(names, directories, strict=True)},
         "settings": config.select.model_dump(mode="json"),
         "student": config.student.path,
+        "grading": {name: figures.model_dump(mode="json") for name, figures in grading.items()},
         "made_with": versions(),
     }
     write_json(folder / f"{config.select.score}.json", {**ranking.model_dump(mode="json"), **facts})

@@ -11,6 +11,7 @@ from vcrd_ray.config import Config
 from vcrd_ray.data.manifest import check_manifest, read_manifest
 from vcrd_ray.data.problems import Reject
 from vcrd_ray.errors import DataError
+from vcrd_ray.grading.figures import GradingFigures
 from vcrd_ray.models.checkpoint_files import (
     device_for,
     load_causal_lm,
@@ -60,25 +61,24 @@ class Scoring:
         self._splitter = StepSplitter(self._tokenizer, config.select.steps)
         self._models: tuple[TokenScorer | None, TokenScorer | None] | None = None
 
-    def candidates(self, directory: Path) -> tuple[list[Candidate], list[Reject]]:
-        """The responses of the configured side, and the rejected rows.
+    def candidates(self, directory: Path) -> tuple[list[Candidate], list[Reject], GradingFigures]:
+        """The responses of the configured side, the rejected rows, and what became of the responses.
 
         Raises:
             DataError: none is usable, or the score has nothing to go by in any of them.
         """
         section = self._config.select
-        candidates, rejects = read_candidates(
+        candidates, rejects, grading = read_candidates(
             directory,
             side=section.side,
             tokenizer=self._tokenizer,
             splitter=self._splitter,
             max_length=self._config.distill.max_length,
+            thinking=self._config.evaluate.thinking,
         )
         if (section.score == "correct" or section.require_correct) and all(c.correct is None for c in candidates):
             raise DataError(
-                f"{directory}: no prompt has a gold answer that is a number, so nothing can be checked; set"
-                " rollouts.prompts.answer_key and make the rollouts again in another --run.dir, or choose another select.score"
-                " without select.require_correct"
+                f"{grading.ungraded_because}; or choose another select.score without select.require_correct"
             )
         if section.score in NEEDS_STEPS and all(len(c.steps) == 1 for c in candidates):
             other = "set select.steps to sentences, or " if section.steps == "lines" else ""
@@ -86,7 +86,7 @@ class Scoring:
                 f"{directory}: no response of the {section.side} has more than one step, so {section.score} has nothing to"
                 f" tell apart; {other}use select.score naturalness, which needs no steps"
             )
-        return candidates, rejects
+        return candidates, rejects, grading
 
     def scores(self, candidates: Sequence[Candidate], on_scored: Callable[[int], None]) -> list[ResponseScore | None]:
         """The configured score of each response; `on_scored` is told of each batch. Models are loaded at the first call."""
@@ -97,6 +97,11 @@ class Scoring:
             found += score_candidates(batch, self._config.select, student=student, teacher=teacher)
             on_scored(len(batch))
         return found
+
+    @property
+    def costs(self) -> bool:
+        """Whether scores take a model."""
+        return self._config.select.score != "correct"
 
     @property
     def num_tokens(self) -> int:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vcrd_ray.selection.choose import (
     Scored,
     Selection,
     choose,
+    name_grader,
     open_selection,
     read_scores,
     write_scores,
@@ -49,7 +51,8 @@ def select(config: Config, directory: Path, source: Path, show_progress: ShowPro
         return done
     started = time.perf_counter()
     scoring = Scoring(config)
-    candidates, rejects = scoring.candidates(source)
+    candidates, rejects, grading = scoring.candidates(source)
+    name_grader(directory, selection, grading.grader)
     say_left_out(rejects)
     write_rejects(directory / "rejects.jsonl", rejects)
     responses = _scored(directory / "scores", scoring, candidates, show_progress)
@@ -75,6 +78,7 @@ def select(config: Config, directory: Path, source: Path, show_progress: ShowPro
         "selected": manifest.prompts,
         "unusable_responses": len(rejects),
         **_figures(responses, choice),
+        "grading": grading.model_dump(mode="json"),
         "tokens_read": scoring.num_tokens,
         "seconds": time.perf_counter() - started,
         "made_with": versions(),
@@ -132,7 +136,8 @@ def _scored(
     with show_progress("select", len(candidates), "responses") as progress:
         for block, group in groupby(candidates, key=lambda c: c.block):
             path, members = folder / f"block-{block:05d}.parquet", list(group)
-            if path.exists():
+            # Nothing is saved by keeping what is the grade alone.
+            if path.exists() and scoring.costs:
                 progress.advance(len(members))
             else:
                 scores = scoring.scores(members, progress.advance)
@@ -150,7 +155,8 @@ def _scored(
                     for c, score in zip(members, scores, strict=True)
                 ]
                 write_scores(path, rows)
-            responses += read_scores(path)
+            # The grade is never an old one: an earlier version may have had other rules.
+            responses += [replace(s, correct=c.correct) for s, c in zip(read_scores(path), members, strict=True)]
     return responses
 
 

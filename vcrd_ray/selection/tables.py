@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vcrd_ray.grading.figures import GradingFigures, say
 from vcrd_ray.selection.ranking import TeacherRanking
 
 
@@ -23,13 +24,18 @@ def show(result: dict[str, Any]) -> None:
     Console(width=100).print(table)
     for count, what in (
         (result["unusable_responses"], "responses are unusable; see rejects.jsonl"),
-        (result["unscored_responses"], "responses have no score: too short for it, or without a gold answer"),
+        (
+            result["unscored_responses"],
+            "responses have no score: too short for it, or without a gold answer that can be graded",
+        ),
         (result["prompts_without_correct"], "prompts have no response with the gold answer and are left out"),
         (result["prompts_without_score"], "prompts have no response with a score and are left out"),
         (result["prompts_below_share"], "prompts are below select.keep_share and are left out"),
     ):
         if count:
             print(f"{count} {what}")
+    if "grading" in result:
+        say(result["side"], GradingFigures.model_validate(result["grading"]))
     print(f"train on them with --distill.rollouts {result['directory']}")
 
 

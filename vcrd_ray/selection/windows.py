@@ -24,6 +24,8 @@ from vcrd_ray.errors import ModelError
 from vcrd_ray.judges.attention import TREE_ATTENTION, AttentionKind, flex_length, tree_attention
 from vcrd_ray.judges.packed_trees import PackedTrees, Tree, pack
 from vcrd_ray.method.fused import fused_token_logp
+from vcrd_ray.models.causal_lm import max_positions
+from vcrd_ray.models.output_head import check_plain_head
 from vcrd_ray.models.packing import batches_within_budget, rows_within_budget
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.types import FloatArray, IntArray
@@ -79,7 +81,11 @@ class TokenScorer:
             max_batch_tokens: tokens of one forward, padding included; a longer document goes through alone.
             row_tokens: tokens of a row that holds several documents.
             chunk_rows: positions whose logits exist at a time.
+
+        Raises:
+            ModelError: its logits are more than its output embedding times its final states.
         """
+        check_plain_head(model, model.name_or_path)
         model.set_attn_implementation(TREE_ATTENTION)
         self._model = model.eval()
         self._head: Float[Tensor, "v d"] = model.get_output_embeddings().weight.detach()[:vocab_size].float()
@@ -87,7 +93,7 @@ class TokenScorer:
         self._max_batch_tokens = max_batch_tokens
         self._row_tokens = row_tokens
         self._chunk_rows = chunk_rows
-        self._max_positions = int(model.config.max_position_embeddings)
+        self._max_positions = max_positions(model.config)
         self.num_tokens = 0
         """Tokens read so far, padding not counted."""
 
@@ -134,7 +140,7 @@ class TokenScorer:
         if difference > ROUNDING["bfloat16" if self._model.dtype == torch.bfloat16 else "float32"]:
             raise ModelError(
                 f"packed log-probabilities of {self._model.config.model_type} differ from those of separate forwards by"
-                f" {difference:.2g} nats: its attention or its logits are unusual (a sliding window, soft-capping), which"
+                f" {difference:.2g} nats: its attention is unusual (a sliding window, capped scores), which"
                 " scoring does not support; use a model of another architecture, such as Qwen2 or Llama"
             )
         return difference

@@ -39,7 +39,7 @@ from vcrd_ray.training.on_policy.response_log import ResponseLog
 from vcrd_ray.training.on_policy.rollouts import OnPolicyRollouts
 from vcrd_ray.training.on_policy.student_versions import StudentVersions
 from vcrd_ray.training.on_policy.validator import Validator
-from vcrd_ray.training.sft import FineTuner
+from vcrd_ray.training.sft import FineTuner, check_packing
 from vcrd_ray.training.signals import SignalSource
 from vcrd_ray.training.telemetry import JudgeTraffic
 from vcrd_ray.types import RolloutPair, TeacherRequest
@@ -124,6 +124,8 @@ def make_fine_tuner(
 ) -> tuple[FineTuner, Backend]:
     """The loop of fine-tuning and what trains the student in it."""
     section = config.sft
+    if section.packing:
+        check_packing(student)
     order = DataOrder(
         num_examples=len(examples),
         batch_size=section.batch_size,

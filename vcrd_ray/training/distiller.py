@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from vcrd_ray.config.stages import DistillSection
-from vcrd_ray.errors import ModelError
+from vcrd_ray.errors import ModelError, NotFiniteError
 from vcrd_ray.judges.requests import judged_at, one_per_token, quarantined_tokens, scored_proposals
 from vcrd_ray.method.loss import distillation_loss
 from vcrd_ray.method.objective_state import ObjectiveState
@@ -27,6 +27,7 @@ from vcrd_ray.method.weighting import Weights, token_weights
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import response_batch
 from vcrd_ray.models.checkpoint_files import pad_id, special_ids
+from vcrd_ray.models.finite import check_proposals, check_signals, check_update, is_finite
 from vcrd_ray.training.batches import Batches
 from vcrd_ray.training.judge_checks import JudgeBounds, SelfCheck
 from vcrd_ray.training.micro_batch import Asked, Forwarded, student_proposals, teacher_probabilities
@@ -86,6 +87,7 @@ class Distiller(Loop):
         self._judged_at = judged_at(section.objective.weighting, self._student.tokenizer)
         self._special_ids = special_ids(self._student.tokenizer)
         self._padding = pad_id(self._student.tokenizer)
+        self._vocab_size = vocab_size
         self._num_micro = batches.order.num_micro_batches
         self.num_updates = batches.num_updates
 
@@ -109,6 +111,7 @@ class Distiller(Loop):
 
         Raises:
             JudgeError: failed self-check, or too many scores that are no numbers.
+            NotFiniteError: a loss, a gradient, or a signal of the teacher that is no number.
             SyncError: responses of another student than the one that trains.
         """
         if self._on_policy is not None:
@@ -165,6 +168,7 @@ class Distiller(Loop):
         if asked.teacher is not None:
             with telemetry.waiting("wait_teacher"), self._span("wait_for_teacher"):
                 signals = asked.teacher.result()
+            check_signals(batch, signals)
             telemetry.seconds["teacher"] += signals.seconds
         telemetry.count_tokens(batch)
         fused = {
@@ -175,6 +179,7 @@ class Distiller(Loop):
         scores = None
         if self._judged and "teacher" in fused:
             proposals = student_proposals(fused["teacher"])
+            check_proposals(batch, "student", proposals, side="teacher", vocab_size=self._vocab_size)
             scores = self._signals.request_teacher_prefix_scores(batch, proposals)
             self._self_check.run(batch, "teacher", proposals)
         elif self._judged:
@@ -183,7 +188,7 @@ class Distiller(Loop):
         return Forwarded(asked=asked, batch=batch, fused=fused, teacher_prefix_scores=scores)
 
     def _backward(self, forwarded: Forwarded, telemetry: Telemetry) -> list[Decision]:
-        batch = forwarded.batch
+        batch, divergences = forwarded.batch, forwarded.token_divergences()
         scores = self._wait_for_judge(forwarded, telemetry) if self._judged else {}
         scored = None
         if self._judged:
@@ -195,9 +200,11 @@ class Distiller(Loop):
             )
         weights = self._weights(forwarded, scored, scores, telemetry)
         coefficients = self._coefficients.of(batch, self._progress.threshold)
-        divergences = forwarded.token_divergences()
-        self._backend.backward(distillation_loss(divergences, weights=weights.weight, coefficients=coefficients))
+        # Read back before the backward is begun: the device has nothing behind it then that this would wait for.
         values = divergences.detach().float().cpu().numpy()
+        teacher = forwarded.asked.teacher
+        self._losses.check(batch, values, None if teacher is None else teacher.result())
+        self._backend.backward(distillation_loss(divergences, weights=weights.weight, coefficients=coefficients))
         telemetry.add(batch, weights, scored, divergence=values, coefficient=coefficients)
         if scored is None or self._backend.rank != 0:
             return []
@@ -239,6 +246,7 @@ class Distiller(Loop):
 
     def _step(self, update: int, telemetry: Telemetry, decisions: list[Decision], started: float) -> UpdateReport:
         norm, lr = self._backend.step()
+        check_update(update, self._student, grad_norm=norm)
         if self._on_policy is not None:
             written = self._on_policy.finish(update, learnt=lr > 0 and norm > 0)
             if written is not None:
@@ -252,6 +260,7 @@ class Distiller(Loop):
         total = self._sum(np.concatenate([in_flight, telemetry.to_vector()]))
         metrics = Telemetry.metrics(total[world_size:], world_size=world_size)
         metrics["judge/max_in_flight"] = float(total[:world_size].max())
+        check_update(update, self._student, loss=metrics["loss"])
         self._bounds.check_share(update, metrics)
         metrics |= {"grad_norm": norm, "lr": lr, "time/update_s": time.perf_counter() - started}
         metrics |= self._progress.advance(update, loss=metrics["loss"], advantages=self._losses.advantages)
@@ -264,8 +273,10 @@ class Distiller(Loop):
         self._student.eval()
         for batch in self._batches.validation(self._section.micro_batch_size):
             signals = self._signals.request_teacher(done(batch)).result()
+            check_signals(batch, signals)
             hidden = self._backend.forward(response_batch(batch.pairs, self._padding, self._student.device))
             fused = self._losses.of_side("teacher", batch, hidden, signals, self._progress.state, plain=True)
+            self._losses.check(batch, fused.divergence.float().cpu().numpy(), signals)
             total, count = total + float(fused.divergence.sum()), count + batch.layout.num_tokens
         self._student.train()
         return float(self._sum(np.array([total / count]))[0] / self._backend.world_size)
@@ -280,6 +291,8 @@ class Distiller(Loop):
 
 def _check_heads(vocab_size: int, **heads: torch.Tensor | None) -> None:
     for name, head in heads.items():
+        if head is not None and not is_finite(head):
+            raise NotFiniteError(f"the {name}'s output head holds NaN or an infinity; check its checkpoint")
         if head is not None and len(head) < vocab_size:
             raise ModelError(
                 f"the {name}'s output head has {len(head)} rows, the tokenizer {vocab_size} tokens;"

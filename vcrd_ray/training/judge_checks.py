@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,6 +62,11 @@ class SelfCheck:
         self._due = False
         self.difference = self._signals.self_check(batch, side, proposals)
         assert self._tolerance is not None
+        if not math.isfinite(self.difference):
+            raise JudgeError(
+                f"update {batch.update}: packed and separate judging differ by {self.difference}: the judge's scores are NaN or"
+                " infinite; check its checkpoint, or load it in another judge.dtype"
+            )
         if not self.difference <= self._tolerance:
             raise JudgeError(
                 f"packed and separate judging differ by {self.difference:.3g} in logit on the first batch, more than"

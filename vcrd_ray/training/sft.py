@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
+from vcrd_ray.config.base import ROUNDING
 from vcrd_ray.config.stages import SftSection
 from vcrd_ray.data.problems import Example
+from vcrd_ray.errors import ModelError
 from vcrd_ray.models.backend import Backend
 from vcrd_ray.models.batching import batch_responses, packed_responses
 from vcrd_ray.models.checkpoint_files import pad_id
+from vcrd_ray.models.finite import check_update
+from vcrd_ray.models.student import Student
 from vcrd_ray.training.data_order import DataOrder
 from vcrd_ray.training.trainer import Loop
 from vcrd_ray.types import UpdateReport
@@ -48,6 +53,7 @@ class FineTuner(Loop):
                 loss += share.detach()
             norm, lr = self._backend.step()
             total = float(self._backend.sum_over_ranks(loss))
+            check_update(update, self._backend.student, loss=total, grad_norm=norm)
             seconds = time.perf_counter() - started
             metrics = {
                 "loss": total,
@@ -80,3 +86,35 @@ class FineTuner(Loop):
         logits = self._backend.forward(batch, logits=True)[:, : self._vocab_size].float()
         targets = batch.ids[batch.token_sequence, batch.token_index + 1]
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / num_tokens
+
+
+@torch.no_grad()
+def check_packing(student: Student) -> None:
+    """Refuse to pack for a model whose sequences would see each other: one with linear attention, convolutions, or positions
+    that it counts itself.
+
+    Raises:
+        ModelError: packed sequences get other distributions than separate ones, by more than rounding.
+    """
+    rng = np.random.default_rng(0)
+    padding, lengths = pad_id(student.tokenizer), (9, 13, 7)
+    sequences = [rng.integers(0, len(student.tokenizer), size=length, dtype=np.int32) for length in lengths]
+    given = ([ids[:1] for ids in sequences], [ids[1:] for ids in sequences], padding, student.device)
+    training = student.training
+    student.eval()
+    separate, packed = (
+        torch.log_softmax(student(batch, logits=True).float(), -1)
+        for batch in (batch_responses(*given), packed_responses(*given, row_length=sum(lengths)))
+    )
+    student.train(training)
+    # Tokens of both are in the order of the sequences only where one stands in a row: packing has the longest first.
+    order = np.argsort([-length for length in lengths], kind="stable")
+    starts = np.cumsum([0, *(length - 1 for length in lengths)])
+    separate = torch.cat([separate[starts[i] : starts[i + 1]] for i in order])
+    difference = float((separate - packed).abs().max())
+    tolerance = ROUNDING["bfloat16" if next(student.parameters()).dtype == torch.bfloat16 else "float32"]
+    if not difference <= tolerance:
+        raise ModelError(
+            f"{student.directory}: packed sequences see each other, by {difference:.3g} nats in a token's log-probability on a"
+            f" probe, more than {tolerance:g}: its layers do not start again where positions do; set sft.packing false"
+        )

@@ -148,7 +148,7 @@ class Telemetry:
 
     @staticmethod
     def metrics(vector: npt.NDArray[np.float64], *, world_size: int) -> dict[str, float]:
-        """Figures of the whole update from the sum of all ranks' vectors."""
+        """Figures of the whole update from the sum of all ranks' vectors. A share or mean of nothing is left out."""
         cut = len(_SECONDS) + len(_COUNTS)
         seconds = dict(zip(_SECONDS, vector[: len(_SECONDS)], strict=True))
         counts = dict(zip(_COUNTS, vector[len(_SECONDS) : cut], strict=True))
@@ -156,14 +156,15 @@ class Telemetry:
         sums = {side: dict(zip(_SUMS, row[: len(_SUMS)], strict=True)) for side, row in zip(SIDES, rest, strict=True)}
         total = {name: sums["teacher"][name] + sums["student"][name] for name in _SUMS}
         histogram = rest[:, len(_SUMS) :].sum(axis=0)
-        figures = {"loss": total["loss"]}
+        figures: dict[str, float | None] = {"loss": total["loss"]}
         for side, of_side in sums.items():
             figures[f"loss/{side}_prefix"] = of_side["loss"]
             figures[f"divergence/{side}_prefix"] = _share(of_side["divergence"], of_side["response_tokens"])
             figures[f"weights/mean_{side}_prefix"] = _share(of_side["weight"], of_side["response_tokens"])
         figures |= {
-            # What the weights leave of the loss that the same tokens would have without them.
-            "weights/strength": _share(total["loss"], total["unweighted"]),
+            # What the weights leave of the loss that the same tokens would have without them: all of it where there is none,
+            # as at the first update of a student that is its teacher.
+            "weights/strength": total["loss"] / total["unweighted"] if total["unweighted"] else 1.0,
             "weights/mean": _share(total["weight"], total["response_tokens"]),
             "weights/mean_judged": _share(total["weight_judged"], total["judged"]),
             "weights/share_above_one_judged": _share(total["above_one"], total["judged"]),
@@ -190,7 +191,7 @@ class Telemetry:
             figures["rollouts/staleness"] = counts["staleness"] / counts["responses"]
         if counts["writers"]:
             figures |= {
-                "rollouts/renewed": counts["renewed"] / counts["responses"],
+                "rollouts/renewed": _share(counts["renewed"], counts["responses"]),
                 "rollouts/tokens": counts["rollout_tokens"],
                 "rollouts/canary_difference": counts["canary_difference"] / counts["writers"],
                 "time/rollouts_s": seconds["rollouts"],
@@ -199,7 +200,7 @@ class Telemetry:
             }
         for quantile in (5, 25, 50, 75, 95):
             figures[f"weights/p{quantile:02d}"] = _quantile(histogram, quantile / 100)
-        return {name: float(value) for name, value in figures.items()}
+        return {name: float(value) for name, value in figures.items() if value is not None}
 
 
 def pick_decisions(
@@ -256,13 +257,13 @@ def _decisions(
     ]
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
-def _quantile(histogram: npt.NDArray[np.float64], quantile: float) -> float:
+def _quantile(histogram: npt.NDArray[np.float64], quantile: float) -> float | None:
     """Weight below which a share of the tokens lies, to the width of a bin (5%)."""
     if not histogram.sum():
-        return float("nan")
+        return None
     index = int(np.searchsorted(np.cumsum(histogram), quantile * histogram.sum()))
     return float(np.exp((_LOG_WEIGHT_EDGES[index] + _LOG_WEIGHT_EDGES[index + 1]) / 2))

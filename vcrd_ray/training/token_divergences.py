@@ -25,9 +25,10 @@ from vcrd_ray.method.fused import (
 )
 from vcrd_ray.method.objective_state import ObjectiveState, is_adaptive, sequence_advantage, with_adaptive_skew
 from vcrd_ray.method.sampling import uniforms
+from vcrd_ray.models.finite import check_tokens, first_not_finite, is_finite
 from vcrd_ray.models.student import Student
 from vcrd_ray.models.wire import from_wire
-from vcrd_ray.types import SIDES, PairBatch, Side, TeacherLogits, TeacherSignals, TeacherStates, TeacherTopK
+from vcrd_ray.types import SIDES, FloatArray, PairBatch, Side, TeacherLogits, TeacherSignals, TeacherStates, TeacherTopK
 
 
 class TokenDivergences:
@@ -87,6 +88,23 @@ class TokenDivergences:
             if isinstance(by_teacher, TeacherProbWeighting) and not plain
             else None,
         )
+
+    def check(self, batch: PairBatch, values: FloatArray, signals: TeacherSignals | None) -> None:
+        """Refuse divergences that are no numbers. [N]
+
+        Raises:
+            NotFiniteError: says whether the teacher's logits are none, or else what of the student is.
+        """
+        good = np.isfinite(values)
+        if good.all():
+            return
+        if signals is not None and isinstance(signals.distribution, TeacherStates) and self._teacher_head is not None:
+            states = from_wire(signals.distribution.states, self._student.device)[torch.from_numpy(~good)]
+            if not is_finite(states.float() @ self._teacher_head.float().T):
+                check_tokens(batch, "teacher", "logits are", good)
+        weight = first_not_finite(self._student.named_parameters())
+        what = "divergence from the teacher is" if weight is None else f"{weight}, and so its divergence, is"
+        check_tokens(batch, "student", what, good)
 
     def _uniform(self, batch: PairBatch, span: slice) -> torch.Tensor:
         numbers = uniforms(

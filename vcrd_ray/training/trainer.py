@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
+
+import torch
 
 from vcrd_ray.config.stages import TrainingSection
 from vcrd_ray.data.accuracy import Accuracy
+from vcrd_ray.errors import CheckpointError, DiskFullError, JudgeError, NotFiniteError
 from vcrd_ray.models.backend import Backend
-from vcrd_ray.runs.checkpoints import CheckpointManager, CheckpointRecord, check_resumable
-from vcrd_ray.runs.files import write_json
+from vcrd_ray.models.finite import first_not_finite
+from vcrd_ray.runs.checkpoint_record import CheckpointRecord
+from vcrd_ray.runs.checkpoints import CheckpointManager, check_resumable
+from vcrd_ray.runs.files import is_disk_full, write_json
 from vcrd_ray.runs.logs import log_as
 from vcrd_ray.training.on_policy.student_versions import StudentVersions
 from vcrd_ray.types import UpdateReport
@@ -96,6 +102,8 @@ class RunState:
     """Bring storage up to date but for checkpoints."""
     on_saved: Callable[[int], None]
     """Told the updates done once a checkpoint is complete."""
+    tell: Callable[[str], None]
+    """Say something to the person who waits for the run."""
 
 
 class Trainer:
@@ -117,6 +125,7 @@ class Trainer:
         self._state = run
         self._versions = versions
         self._log: TrainingLog | None = None
+        self._last_good: Path | None = None
         self.reports: list[UpdateReport] = []
         """Of every update of this process, where there is no `run` that keeps them."""
 
@@ -125,8 +134,23 @@ class Trainer:
 
         Raises:
             CheckpointError: the checkpoint is of other models or data, or the disk refused.
+            DiskFullError: there is no room for metrics or the student; what was complete is as it was.
+            NotFiniteError, JudgeError: something that should be a number is none; the last good checkpoint is named.
             StoppedError: the stop rule ended the run; it is saved.
         """
+        try:
+            self._run()
+        except (NotFiniteError, JudgeError) as error:
+            raise type(error)(f"{error}; {self._good()}") from error
+        except Exception as error:
+            if isinstance(error, CheckpointError) or not is_disk_full(error):
+                raise
+            raise DiskFullError(f"{error}; {self._good()}") from error
+
+    def _good(self) -> str:
+        return f"the last good checkpoint is {self._last_good or 'none'}"
+
+    def _run(self) -> None:
         first_update = self._resume()
         stop = min(self._loop.num_updates, self._section.stop_after or self._loop.num_updates)
         if self._state is not None:
@@ -154,8 +178,14 @@ class Trainer:
             fingerprints=state.fingerprints,
             any_size=state.any_size,
         )
-        self._backend.load(path)
-        self._loop.restore(record.state)
+        try:
+            self._backend.load(path)
+            self._loop.restore(record.state)
+        except (OSError, EOFError, LookupError, TypeError, ValueError, UnpicklingError) as error:
+            raise CheckpointError(
+                f"{path} cannot be loaded ({type(error).__name__}: {error}); remove it to go on from the one before"
+            ) from error
+        self._last_good = path
         return record.next_update
 
     def _on_update(self, report: UpdateReport, *, last: int) -> None:
@@ -178,6 +208,7 @@ class Trainer:
     def _save(self, state: RunState, done: int) -> float:
         """Seconds that it took."""
         started = time.monotonic()
+        self._check_weights(done)
         state.push()
         record = CheckpointRecord(
             next_update=done,
@@ -185,10 +216,20 @@ class Trainer:
             fingerprints=state.fingerprints,
             state=self._loop.record(),
         )
-        state.checkpoints.save(record, write=self._backend.save)
+        self._last_good = state.checkpoints.save(record, write=self._backend.save)
         if self._backend.rank == 0:
             state.on_saved(done)
         return time.monotonic() - started
+
+    def _check_weights(self, done: int) -> None:
+        """No checkpoint to go on from may hold what no run can go on from. All ranks stop where one of them finds it."""
+        student = self._backend.student
+        weight = first_not_finite((n, p) for n, p in student.named_parameters() if p.requires_grad)
+        if self._backend.sum_over_ranks(torch.tensor(float(weight is not None), device=student.device)):
+            raise NotFiniteError(
+                f"update {done - 1}: the student's {weight or 'weights of another rank'} came to hold NaN or an infinity; lower"
+                " optim.lr"
+            )
 
     def _show(self, found: list[tuple[int, Accuracy]]) -> None:
         if self._log is not None:
@@ -197,12 +238,14 @@ class Trainer:
 
     def _finish(self, state: RunState, stop: int) -> None:
         finished = stop == self._loop.num_updates
-        if finished:
-            self._backend.export(state.directory)
+        cast = self._backend.export(state.directory) if finished else None
+        if cast is not None:
+            state.tell(cast.say())
         if self._log is not None:
             self._log.close()
             state.push()
             ended: dict[str, Any] = {"updates_done": stop, "num_updates": self._loop.num_updates, "finished": finished}
+            exported = {} if cast is None else {"export": asdict(cast)}
             # Last, so that whoever finds it finds everything.
-            write_json(state.directory / DONE_FILE, ended | self._loop.facts())
+            write_json(state.directory / DONE_FILE, ended | self._loop.facts() | exported)
             state.push()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def data_options(path: Path, folder: Path) -> list[str]:
         prompts = text.get(section, {}).get("prompts", {})
         if prompts.get("type") == "jsonl":
             file = folder / f"{section}.jsonl"
-            file.write_text('{"a": "b"}\n')
+            keys = [prompts.get("question_key", "question"), prompts.get("answer_key", "answer")]
+            file.write_text(json.dumps({key: "#### 1" for key in keys if key}) + "\n")
             options += [f"--{section}.prompts.path", str(file)]
     return options
 
@@ -62,8 +64,17 @@ def test_every_shipped_config_dry_runs_with_every_method_that_fits(path: Path, t
 def test_a_dry_run_names_the_data_set_that_is_missing() -> None:
     from vcrd_ray.errors import DataError
 
-    with pytest.raises(DataError, match=r"data/alpaca-eval\.jsonl: no such file"):
-        pipeline.main(["--config", str(FOLDER / "qwen2-7b-to-1.5b.yaml"), "--dry-run"])
+    given = ["--rollouts.prompts.type", "jsonl", "--rollouts.prompts.path", "data/none.jsonl"]
+    with pytest.raises(DataError, match=r"data/none\.jsonl: no such file"):
+        pipeline.main([*given, "--dry-run"])
+
+
+def test_a_pipeline_whose_prompts_have_no_golds_measures_no_accuracy() -> None:
+    """Its evaluation's file is not even looked for: win rates and benchmarks are jobs.evaluate's."""
+    for name in ("qwen2-7b-to-1.5b", "qwen2.5-7b-to-1.5b"):
+        argv = ["--config", str(FOLDER / f"{name}.yaml"), "--dry-run"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert pipeline.main(argv) == 0
 
 
 @pytest.mark.parametrize("name", PAPER)

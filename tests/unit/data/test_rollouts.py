@@ -65,11 +65,16 @@ def test_nothing_usable_is_an_error(rollouts_dir: Path) -> None:
 
 
 def test_no_rollouts_at_all_names_the_job_that_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"run jobs\.rollouts first"):
-        read_manifest(tmp_path)
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "none"):
+        with pytest.raises(DataError, match=r"run jobs\.rollouts first"):
+            read_manifest(path)
 
 
 def test_a_damaged_manifest_is_named(rollouts_dir: Path) -> None:
+    (rollouts_dir / "manifest.json").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
+        read_manifest(rollouts_dir)
     (rollouts_dir / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         read_manifest(rollouts_dir)
@@ -80,6 +85,22 @@ def test_a_directory_made_otherwise_is_not_gone_on_with(rollouts_dir: Path) -> N
     assert open_rollouts(rollouts_dir, manifest) == []
     with pytest.raises(DataError, match="made with another seeds"):
         open_rollouts(rollouts_dir, manifest.model_copy(update={"seeds": (5,)}))
+
+
+@pytest.mark.parametrize("ids", [{"teacher": (2,), "student": (2,)}, {"teacher": (2, 7), "student": (2,)}])
+def test_a_directory_of_before_stop_ids_is_gone_on_with_where_that_mixes_nothing(
+    rollouts_dir: Path, ids: dict[str, tuple[int, ...]]
+) -> None:
+    manifest = read_manifest(rollouts_dir)
+    assert manifest.stop_ids is None
+    recorded = manifest.model_copy(update={"stop_ids": ids})
+    assert open_rollouts(rollouts_dir, recorded) == []
+    part_path(rollouts_dir, 0).unlink()
+    if len(ids["teacher"]) == 1:
+        assert open_rollouts(rollouts_dir, recorded) == [0]
+    else:
+        with pytest.raises(DataError, match=r"begun before the ids that end a response were recorded.*choose another"):
+            open_rollouts(rollouts_dir, recorded)
 
 
 def test_samples_are_told_apart_and_the_first_keeps_the_prompts_id() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +32,7 @@ CHATS: list[list[dict[str, str]]] = [
         {"role": "assistant", "content": "fourth"},
     ],
 ]
+CHATS_ROWS = [{"messages": chat} for chat in CHATS]
 KEYS: dict[str, Any] = {"question_key": "q", "answer_key": "a"}
 
 
@@ -88,6 +92,82 @@ def test_without_answers_a_chat_needs_none(tmp_path: Path) -> None:
     assert [(p.question, p.solution) for p in problems] == [("alone", None)]
 
 
+def test_a_system_turn_is_kept_and_further_turns_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        problems, _ = read(JsonlPrompts(path=jsonl(tmp_path / "a.jsonl", *CHATS_ROWS), messages_key="messages"))
+    assert [p.system for p in problems] == [None, "be kind"]
+    assert "1 of 2 chats go on after the first answer" in caplog.text
+
+
+def test_turns_by_sharegpts_names_are_the_same_turns(tmp_path: Path) -> None:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    shared = [{"c": [{"from": names[t["role"]], "value": t["content"]} for t in chat]} for chat in CHATS]
+    problems, _ = read(JsonlPrompts(path=jsonl(tmp_path / "a.jsonl", *CHATS_ROWS), messages_key="messages", name="x"))
+    for section in every_format(tmp_path, shared, messages_key="c"):
+        assert read(section.model_copy(update={"name": "x"}))[0] == problems
+
+
+BOM = b"\xef\xbb\xbf"
+LINES = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\r\n" for row in [*ROWS, {"q": "caf\u00e9?", "a": 1}])
+ARRAY = b"[\n" + b",\n".join(LINES.split(b"\r\n")[:-1]) + b"\n]\n"
+
+
+@pytest.mark.parametrize(
+    "content", [LINES, ARRAY, ARRAY.replace(b"\n", b"")], ids=["lines", "array", "array in a line"]
+)
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda content: content,
+        lambda content: BOM + content,
+        lambda content: content.decode().encode("utf-16"),
+        lambda content: content.decode().encode("utf-16-be"),
+        gzip.compress,
+        lambda content: gzip.compress(BOM + content),
+    ],
+    ids=["plain", "mark", "utf-16", "utf-16-be", "gzip", "gzip with a mark"],
+)
+def test_a_file_is_read_as_people_have_it(tmp_path: Path, content: bytes, written: Any) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "b.jsonl").write_bytes(written(content))
+    plain, other = (read(JsonlPrompts(path=tmp_path / f"{n}.jsonl", **KEYS, name="x")) for n in "ab")
+    assert other == plain and len(plain[0]) == len(ROWS) + 1 and not plain[1]
+
+
+def test_files_laid_end_to_end_keep_no_mark_inside(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes((BOM + LINES) * 2)
+    problems, rejects = read(JsonlPrompts(path=tmp_path / "a.jsonl", **KEYS))
+    assert len(problems) == 2 * (len(ROWS) + 1) and not rejects
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(LINES)[:-9], "no whole gzip file"),
+        (b"PAR1...", "a Parquet file: read it with type parquet"),
+        (b"PK\x03\x04...", "a zip archive: unpack it"),
+        (b"\xff\xfe{", "is not utf-16"),
+        (b'[{"q": "1", "a": "2"},]', "begins an array and is none: not JSON"),
+        (b"[" * 60_000, "begins an array and is none: .*nested too deeply"),
+        (b'{"data": [{"q": "1", "a": "2"}]}', r"no key 'q' \(there are: data\)"),
+    ],
+)
+def test_a_file_that_is_none_is_named_with_its_cause(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read(JsonlPrompts(path=tmp_path / "a.jsonl", **KEYS))
+
+
+def test_a_column_that_is_no_utf_8_costs_its_rows_alone(tmp_path: Path) -> None:
+    texts = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(np.array([0, 1, 2, 3], np.int32)), pa.py_buffer(b"a\xffc")]
+    )
+    pq.write_table(pa.table({"q": texts, "a": ["1", "2", "3"]}), tmp_path / "a.parquet")
+    problems, (reject,) = read(ParquetPrompts(path=tmp_path / "a.parquet", **KEYS, max_reject_share=0.5))
+    assert [p.id for p in problems] == ["a-0", "a-2"]
+    assert reject.kind == "not_utf8" and reject.reason.startswith("row 1: not UTF-8")
+
+
 def test_a_shuffled_count_is_a_sample_without_replacement(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", *({"q": str(i), "a": i} for i in range(200)))
     draws = [
@@ -113,6 +193,16 @@ def chat(*roles: str) -> dict[str, Any]:
         ({"q": "1", "a": ["1"]}, "not_text", "'a' is no text"),
         ({"q": "1", "a": float("nan")}, "not_text", "'a' is no text: nan"),
         ({"q": True, "a": "1"}, "not_text", "'q' is no text: True"),
+        (b'{"q": "1", "a": 1e999}', "not_text", "'a' is no text: inf"),
+        (b'{"q": "1", "a": -Infinity}', "not_text", "'a' is no text: -inf"),
+        (b'{"q": "1", "a": ' + b"9" * 5000 + b"}", "not_json", "not JSON"),
+        (b'{"q": "smile \\ud83d", "a": "1"}', "not_text", "'q' is no text: character 6 is half a surrogate pair"),
+        (b'{"q": "1", "a": "\\ude00"}', "not_text", "'a' is no text: character 0 is half a surrogate pair"),
+        (b'{"q": "1", "\\ud83d": "1"}', "missing_key", "no key 'a' (there are: '\\ud83d', q)"),
+        (b"[" * 100_000, "not_json", "nested too deeply"),
+        (b'{"q": "1", "a": "1", "x": ' + b"[" * 60_000 + b"]" * 60_000 + b"}", "not_json", "nested too deeply"),
+        (b'{"q": ' + b"[" * 900 + b"]" * 900 + b', "a": "1"}', "not_text", "'q' is no text: [[[[...]]]]"),
+        ("caf\u00e9".encode("latin1"), "not_utf8", "iconv"),
     ],
 )
 def test_a_malformed_row_is_counted_by_its_reason(tmp_path: Path, row: object, kind: str, said: str) -> None:
@@ -132,6 +222,13 @@ def test_a_malformed_row_is_counted_by_its_reason(tmp_path: Path, row: object, k
         (chat("system", "assistant"), "bad_chat", "no user turn (roles: system, assistant)"),
         (chat("user"), "bad_chat", "no assistant turn directly after"),
         (chat("user", "user", "assistant"), "bad_chat", "no assistant turn directly after"),
+        (chat("assistant", "user", "assistant"), "bad_chat", "more than a system turn before"),
+        (chat("system", "system", "user", "assistant"), "bad_chat", "more than a system turn before"),
+        (chat("user", "assistant", "tool", "assistant"), "bad_chat", "a turn of 'tool' after the first answer"),
+        (chat("user", "assistant", "system"), "bad_chat", "a turn of 'system' after the first answer"),
+        ({"m": [{"from": "human", "value": "q"}, {"from": "gpt", "value": None}]}, "not_text", "'content' is no text"),
+        ({"m": [{"role": "system", "content": None}, *chat("user", "assistant")["m"]]}, "not_text", "no text: None"),
+        ({"m": [{"role": 1, "content": "x"}]}, "bad_chat", "no list of turns"),
         ({"m": [{"role": "user", "content": None}]}, "not_text", "'content' is no text"),
         ({"x": 1}, "missing_key", "no key 'm'"),
     ],

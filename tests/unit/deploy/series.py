@@ -42,7 +42,7 @@ TELEMETRY = frozenset(
         "weights/strength",
     }
 )
-"""What `Telemetry.metrics` always gives."""
+"""What `Telemetry.metrics` gives of an update with judged tokens on both sides."""
 
 REFRESH = frozenset(
     {

@@ -28,6 +28,28 @@ def test_every_cluster_can_carry_every_shipped_config(config: Path, cluster: Pat
     assert problems(config_of(config), read_node_types(cluster)) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a", "neither a cluster file"),
+        ("", "neither a cluster file"),
+        ("available_node_types: {head: {max_workers: 1}}\nhead_node_type: head", "no 'resources'"),
+        ("available_node_types: {head: ~}\nhead_node_type: head", "not of the form of a cluster file"),
+        ("available_node_types: {a: {max_workers: many, resources: {}}}\nhead_node_type: head", "not of the form"),
+        ("available_node_types: {head: {resources: [1]}}\nhead_node_type: head", "not of the form"),
+        ("kind: RayCluster\nspec: {headGroupSpec: {}, workerGroupSpecs: []}", "not of the form"),
+        ("kind: RayCluster\nspec: []", "neither|not of the form"),
+        ("head_node_type: a\nhead_node_type: b", "head_node_type stands twice"),
+        ("a: [", "not valid YAML: line 1"),
+    ],
+)
+def test_a_file_that_is_no_cluster_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said) as error:
+        read_node_types(tmp_path / "c.yaml")
+    assert "\n" not in str(error.value) and "c.yaml" in str(error.value)
+
+
 def test_a_config_that_asks_too_much_is_told_where_and_how_much_there_is() -> None:
     asked = config_of(PAPER, "--student.ranks", "16", "--teacher.replicas", "3")
     found = problems(asked, read_node_types(ROOT / "cluster.yaml"))

@@ -37,7 +37,8 @@ def prompts() -> list[Prompt]:
 def test_greedy_equals_plain_generate(engine: HFEngine, prompts: list[Prompt]) -> None:
     for prompt, rollout in zip(prompts, engine.generate(prompts, GREEDY, seed=0), strict=True):
         ids = torch.from_numpy(prompt.ids).long()[None]
-        plain = engine._model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=64)
+        settings = {"do_sample": False, "max_new_tokens": 64, "eos_token_id": list(engine.stop_ids), "pad_token_id": 0}
+        plain = engine._model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         assert rollout.ids.tolist() == plain[0, ids.shape[1] :].tolist()
         assert rollout.finish_reason == "stop" and rollout.prompt_id == prompt.id
 

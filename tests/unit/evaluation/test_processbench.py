@@ -118,11 +118,11 @@ def test_the_authors_fields_are_read(tmp_path: Path) -> None:
         ({**GOOD_ROW, "label": "1"}, "label"),
         ({**GOOD_ROW, "steps": []}, "steps"),
         ({"id": "a"}, "problem"),
-        ([1], "item"),
+        ([1], "a list, not an object"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, row: object, said: str) -> None:
-    with pytest.raises(DataError, match="row 2") as caught:
+    with pytest.raises(DataError, match="line 2") as caught:
         read_processbench(rows(tmp_path / "f.jsonl", GOOD_ROW, row))
     assert said in str(caught.value)
 
@@ -130,7 +130,7 @@ def test_a_malformed_row_is_named(tmp_path: Path, row: object, said: str) -> Non
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_processbench(tmp_path / "nothing.jsonl")
-    with pytest.raises(DataError, match="no items"):
+    with pytest.raises(DataError, match="has no rows"):
         read_processbench(rows(tmp_path / "f.jsonl"))
 
 

@@ -14,8 +14,16 @@ import pytest
 from vcrd_ray.config import Config
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.errors import ConfigError
+from vcrd_ray.evaluation import tables
 from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
-from vcrd_ray.evaluation.suites import SuiteRun, check_backend, no_room_answers, num_positions, write_questions
+from vcrd_ray.evaluation.suites import (
+    SuiteRun,
+    check_backend,
+    no_room_answers,
+    num_positions,
+    write_questions,
+    write_rows,
+)
 from vcrd_ray.models.checkpoint_files import resolve_model
 from vcrd_ray.runs.files import read_jsonl
 from vcrd_ray.types import Prompt
@@ -76,6 +84,44 @@ def test_verdicts_are_kept_and_not_given_again(tmp_path: Path) -> None:
     assert shares == [0.5, 0.5]
     assert (first.num_graded, second.num_graded) == (2, 0)
     assert [row["correct"]["exact"] for row in read_jsonl(file)] == [True, False]
+
+
+def test_thinking_is_taken_off_before_answers_are_graded_and_both_readings_are_counted(tmp_path: Path) -> None:
+    run = SuiteRun(suite="math", benchmark=Sums(), ks=(1,), opened={"3"})
+    texts = ["<think>5</think>4", "<think>4", "4", "4"]
+    answers = [answer(str(i), text) for i, text in enumerate(texts)]
+    with ThreadPoolExecutor(1) as graders:
+        run.grade(graders, [*answers, *no_room_answers([prompt("3")], 1)], tmp_path / "grades.jsonl")
+    figures = run.figures(confidence=0.95)
+    assert (figures.thought, figures.unfinished) == (1, 2)
+    assert (figures.metrics[0].num_correct, figures.metrics[0].num_correct_whole) == (2, 2)
+    rows = read_jsonl(tmp_path / "grades.jsonl")
+    assert [row["thinking"] for row in rows] == ["finished", "unfinished", "none", "unfinished", "none"]
+    assert [row["correct"]["exact"] for row in rows] == [True, False, True, False, False]
+    assert rows[3]["correct_whole"] == {"exact": True}
+
+
+def test_verdicts_on_whole_responses_of_an_earlier_version_are_given_again(tmp_path: Path) -> None:
+    file, benchmark = tmp_path / "grades.jsonl", Sums()
+    earlier = benchmark.grade([answer("0", "<think>5</think>4")])[0].model_dump(exclude={"thinking", "correct_whole"})
+    write_rows(file, [earlier])
+    run = SuiteRun(suite="math", benchmark=benchmark, ks=(1,))
+    with ThreadPoolExecutor(1) as graders:
+        run.grade(graders, [answer("0", "<think>5</think>4")], file)
+    assert run.figures(confidence=0.95).metrics[0].value == 1.0
+
+
+@pytest.mark.parametrize(("cut_off", "warned"), [(0, False), (2, True)])
+def test_the_table_warns_where_many_answers_are_cut_off(
+    cut_off: int, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = SuiteRun(suite="math", benchmark=Sums(), ks=(1,), cut_off=cut_off)
+    with ThreadPoolExecutor(1) as graders:
+        run.grade(graders, [answer(str(i), "4") for i in range(4)], tmp_path / "grades.jsonl")
+    tables.show([run.figures(confidence=0.95)])
+    shown = capsys.readouterr()
+    assert f"{cut_off} ({25 * cut_off:.1f}%)" in shown.out
+    assert ("warning: sums" in shown.err) is warned
 
 
 def test_a_question_without_room_is_answered_by_nothing_in_every_sample() -> None:

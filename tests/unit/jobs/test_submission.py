@@ -224,6 +224,32 @@ def test_results_that_would_vanish_with_the_uploaded_directory_are_refused(tmp_p
     assert submission("--", "compare", "a", "b").entrypoint[-2:] == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("run: {dir: /x}\nteacher: {path: caf\u00e9}".encode("latin1"), "line 2 is not UTF-8"),
+        (b"run: [1]", "run: keys below it are expected, and there is a list"),
+        (b"run: ~", "run: keys below it are expected, and there is nothing"),
+        (b"- a", "expected sections with keys, found a list"),
+        (b"run: {dir: /x}\nrun: {dir: y}", "run stands twice"),
+        (b"run: [", "not valid YAML"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named_before_anything_is_sent(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "my.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as error:
+        submission("--", "distill", "--config", str(tmp_path / "my.yaml"))
+    assert "\n" not in str(error.value) and "my.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("config", ["/nonexistent.yaml", "/tmp", "/" + "a" * 300, "~no-such-user/x.yaml"])
+def test_a_config_that_is_no_file_is_named_before_anything_is_sent(config: str) -> None:
+    with pytest.raises(ConfigError, match="--config "):
+        submission("--", "distill", "--config", config)
+
+
 def test_a_job_that_does_not_exist_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"did you mean jobs\.distill\?"):
         submission("--", "jobs.distil")

@@ -99,7 +99,7 @@ def test_measured_times_are_those_of_the_run_and_follow_the_batch() -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--from .*no .*config.yaml; give the folder of a run"):
+    with pytest.raises(ConfigError, match=r"--from .*config.yaml: no such file; give the folder of a run"):
         run(Config(), measured=tmp_path)
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import make_pairs, write_rollouts
@@ -27,7 +28,7 @@ def write_run(root: Path) -> Path:
     pairs = make_pairs(6)
     run = root / "distill-vcrd"
     run.mkdir(parents=True)
-    metrics = Telemetry.metrics(Telemetry().to_vector(), world_size=1)
+    metrics = Telemetry.metrics(np.ones_like(Telemetry().to_vector()), world_size=1)
     known = {k: 0.5 for k in metrics} | {"grad_norm": 1.0, "lr": 1e-3, "time/update_s": 2.0, "judge/judged_rows": 10.0}
     rows = [{"update": u, "time": 0.0, **known, "rows": 100.0} for u in range(4)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

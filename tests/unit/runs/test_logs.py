@@ -109,3 +109,12 @@ def test_the_projects_warnings_are_shown_to_who_waits_and_nothing_else_is(
             handler.close()
     assert capsys.readouterr().err == "warning: 3 rows were not judged\n"
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 4
+
+
+def test_a_log_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    for handler in logs.log_to(tmp_path):
+        logging.getLogger("full").warning("x" * 100_000)
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vcrd_ray.config import Config
 from vcrd_ray.errors import CheckpointError, RunDirectoryError
@@ -50,6 +51,26 @@ def test_a_job_that_was_refused_before_it_made_anything_may_be_put_right(tmp_pat
     changed = Config.model_validate({"distill": {"chunk_rows": 7}})
     with RunDirectory(tmp_path, "j", changed, sections=("run", "distill")) as directory:
         assert "chunk_rows: 7" in (directory.path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("key", ["evaluate.thinking", "evaluate.math.timeout_s", "run.seed"])
+def test_a_key_that_an_earlier_version_did_not_know_had_its_default(tmp_path: Path, key: str) -> None:
+    *sections, name = key.split(".")
+    with RunDirectory(tmp_path, "job", Config(), sections=("run", "evaluate")) as directory:
+        file = directory.path / "config.yaml"
+        (directory.path / "result.json").touch()
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    section = content
+    for one in sections:
+        section = section[one]
+    value = section.pop(name)
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with RunDirectory(tmp_path, "job", Config(), sections=("run", "evaluate")):
+        pass
+    section[name] = "another"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(RunDirectoryError, match=f"{key}: 'another' then, {re.escape(repr(value))} now"):
+        RunDirectory(tmp_path, "job", Config(), sections=("run", "evaluate"))
 
 
 def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
@@ -205,6 +226,7 @@ def test_what_a_resumed_run_may_change_is_what_it_was() -> None:
         "sft.checkpoint_every",
         "sft.keep_checkpoints",
         "sft.stop_after",
+        "student.export_dtype",
         "student.max_failures",
         "student.min_ranks",
         "student.ranks",

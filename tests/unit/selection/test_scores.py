@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_rollouts
-from tests.unit.selection.sampled import candidates_of, scorer
+from tests.unit.selection.sampled import candidates_of, change_rows, scorer, two_samples
 from vcrd_ray.config.select import SelectSection
+from vcrd_ray.data.final_answers import final_answer
+from vcrd_ray.data.manifest import read_manifest
+from vcrd_ray.data.rollouts import read_parts
 from vcrd_ray.report.calibration import Reads, auc, auc_interval
 from vcrd_ray.selection.candidates import Candidate
 from vcrd_ray.selection.scores import (
@@ -82,3 +85,15 @@ def test_correctness_is_read_without_a_model(tmp_path: Path) -> None:
     unknown = replace(candidates[0], correct=None)
     found = score_candidates([*candidates, unknown], SelectSection(score="correct"), student=None)
     assert [s and s.value for s in found] == [1.0] * 4 + [None]
+
+
+@pytest.mark.slow
+def test_a_fraction_as_gold_is_not_met_by_its_last_number(tmp_path: Path) -> None:
+    directory = two_samples(tmp_path, 4)
+    numbers = [c.correct for c in candidates_of(directory)]
+    assert numbers == [False, True] * 4
+    rows = [row for table in read_parts(directory, read_manifest(directory)) for row in table.to_pylist()]
+    answer = final_answer(rows[1]["teacher_text"])
+    for gold, right in ((f"1/{answer}", False), (f"2*{answer}/2", True), ("who knows", None)):
+        change_rows(directory, {"answer": gold})
+        assert candidates_of(directory)[1].correct is right, gold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,8 @@ def run_rank(rank: int, folder: Path) -> None:
     from vcrd_ray.engines.hf import HFEngine
     from vcrd_ray.judges.loading import load_judge
     from vcrd_ray.models.backend.deepspeed import deepspeed_backend, import_deepspeed, use_cpu_accelerator
+    from vcrd_ray.models.batching import response_batch
+    from vcrd_ray.models.checkpoint_files import pad_id
     from vcrd_ray.training import assemble
     from vcrd_ray.training.signals import LocalSignals
     from vcrd_ray.training.trainer import Trainer
@@ -80,6 +83,11 @@ def run_rank(rank: int, folder: Path) -> None:
         if rank == 0:
             rows = [(r.metrics["loss"], r.metrics["grad_norm"]) for r in trainer.reports]
             (folder / f"{stage}.json").write_text(json.dumps(rows))
+        batch = response_batch(pairs[:2], pad_id(student.tokenizer), student.device)
+        for _ in range(batches.order.num_micro_batches):
+            # Of one rank alone, and all are told.
+            backend.backward(backend.forward(batch).sum() * (float("nan") if rank == 1 else 1.0))
+        (folder / f"{stage}-{rank}.norm").write_text(str(backend.step()[0]))
     torch.distributed.destroy_process_group()
 
 
@@ -88,6 +96,12 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(run_rank, args=(folder,), nprocs=2)
     return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_that_is_no_number_on_one_rank_is_none_on_all(two_ranks: Path, stage: int) -> None:
+    norms = [float((two_ranks / f"{stage}-{rank}.norm").read_text()) for rank in (0, 1)]
+    assert not any(map(math.isfinite, norms)), norms
 
 
 @pytest.mark.parametrize("stage", STAGES)

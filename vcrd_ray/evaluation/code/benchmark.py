@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.config.evaluate import CodeSection, CodeSetName
-from vcrd_ray.data.problems import chat_text
+from vcrd_ray.data.chat import as_data, chat_text, encode
 from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
 from vcrd_ray.evaluation.code.evaluate import Rules, evaluate_solutions
 from vcrd_ray.evaluation.code.solutions import from_response
@@ -46,13 +44,13 @@ class CodeBenchmark(Benchmark):
         found = []
         for task in self._tasks.values():
             if self._section.prompt == "base":
-                ids = tokenizer(base_prompt(task))["input_ids"]
+                ids = encode(as_data(base_prompt(task), tokenizer), tokenizer, add_special_tokens=True)
             else:
                 asked = chat_prompt(task)
                 # The response goes on inside the code block that these words open.
                 text = chat_text(asked.user, tokenizer) + asked.response_prefix
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            found.append(Prompt(id=task.id, question=task.prompt, gold=None, ids=np.asarray(ids, dtype=np.int32)))
+                ids = encode(text, tokenizer, add_special_tokens=False)
+            found.append(Prompt(id=task.id, question=task.prompt, gold=None, ids=ids))
         return found
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:

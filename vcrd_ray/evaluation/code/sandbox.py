@@ -14,6 +14,11 @@ Isolation `limits`, for machines that forbid namespaces (most containers do). Li
 work in and the end of all its processes stay. It reaches the network. Started by root it gets a uid of its own and writes
 only where everybody may; started by anyone else it can read, change and signal all that this user can. Nobody gets it
 without asking for it.
+
+Neither keeps a program from its judge: EvalPlus compares in the process that runs the program, as it did for published scores.
+Who returns an object whose `__eq__` is always true, or a subclass of int with such a one, or patches what compares
+(numpy.allclose, EvalPlus's own functions), passes without being right. Read the programs of a model that was rewarded for
+passing.
 """
 
 from __future__ import annotations

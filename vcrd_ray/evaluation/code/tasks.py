@@ -5,19 +5,18 @@ Plain HumanEval and MBPP are the base inputs of the same files: one file serves 
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vcrd_ray.data.json_rows import BadRow, read_bytes, row_object
 from vcrd_ray.errors import DataError
 
 Dataset = Literal["humaneval", "mbpp"]
 Mode = Literal["base", "chat"]
 
 _FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
+_TEXTS = ("task_id", "prompt", "entry_point", "canonical_solution")
 _PREFIXES: dict[str, Dataset] = {"HumanEval": "humaneval", "Mbpp": "mbpp"}
 
 # The published protocol's words: other words give other scores.
@@ -67,11 +66,7 @@ def read_tasks(path: Path) -> list[CodeTask]:
         raise DataError(
             f"no file {path}; download it from the releases of evalplus/humanevalplus_release or mbppplus_release"
         )
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is no whole gzip file: {error}; download it again") from None
-    lines = content.split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     tasks = [_task(line.strip(), f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     if not tasks:
         raise DataError(f"no task in {path}")
@@ -83,10 +78,11 @@ def read_tasks(path: Path) -> list[CodeTask]:
 
 def _task(line: bytes, where: str) -> CodeTask:
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is no JSON: {error}") from None
-    missing = [name for name in _FIELDS if not isinstance(record, dict) or name not in record]
+        record = row_object(line)
+    except BadRow as error:
+        raise DataError(f"{where} is no task: {error}") from None
+    missing = [name for name in _FIELDS if name not in record]
+    missing += [name for name in _TEXTS if not missing and not isinstance(record[name], str)]
     if missing:
         raise DataError(
             f"{where} lacks {', '.join(missing)}: a file of HumanEval+ or MBPP+ as EvalPlus releases it is needed"

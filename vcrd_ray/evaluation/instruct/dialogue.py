@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from jinja2 import TemplateError
 
 from vcrd_ray.config.data import PromptSection
-from vcrd_ray.data.problems import prompt_ids
+from vcrd_ray.data.chat import as_data, encode, prompt_ids, render_chat
 from vcrd_ray.errors import DataError
 from vcrd_ray.types import IntArray
 
@@ -31,18 +30,19 @@ def turn_ids(
     if not answers:
         return prompt_ids(turns[0], tokenizer, prompt)
     assert prompt.template == "chat", "raw text has no second turn"
-    asked = [prompt.prefix + turn + prompt.suffix for turn in turns[: len(answers) + 1]]
+    asked = [prompt.prefix + as_data(turn, tokenizer) + prompt.suffix for turn in turns[: len(answers) + 1]]
     messages = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     for question, answer in zip(asked, answers, strict=False):
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        said = {"role": "assistant", "content": as_data(answer, tokenizer)}
+        messages += [{"role": "user", "content": question}, said]
     messages.append({"role": "user", "content": asked[-1]})
     try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = render_chat(messages, tokenizer)
     except TemplateError as error:
         raise DataError(
             f"the tokenizer's chat template refuses a second turn: {error}; leave sets of several turns out"
         ) from None
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    return encode(text, tokenizer, add_special_tokens=False)
 
 
 def shown_answer(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from vcrd_ray.config.base import THINKING, Thinking
 from vcrd_ray.config.instruct import AskedOrder, Parsing
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.instruct.prompts import (
@@ -22,6 +23,7 @@ from vcrd_ray.evaluation.instruct.prompts import (
 )
 from vcrd_ray.evaluation.instruct.replies import Refusal, Reply
 from vcrd_ray.evaluation.instruct.sets import InstructItem
+from vcrd_ray.grading.thinking import read_answer
 
 Answers = Mapping[str, tuple[str, ...]]
 """By the item's id, one text a turn."""
@@ -68,11 +70,17 @@ class PairRecord(BaseModel):
     rulings: tuple[Ruling, ...]
 
 
-def pair_up(items: Sequence[InstructItem], answers: Answers, *, against: Answers | None = None) -> list[Pair]:
+def pair_up(
+    items: Sequence[InstructItem], answers: Answers, *, against: Answers | None = None, thinking: Thinking = THINKING
+) -> list[Pair]:
     """Each item with the model's answer and the one it is compared with: its reference, or another model's in `against`.
 
+    Args:
+        thinking: what is taken off the answers to compare with; those of the model come without.
+
     Raises:
-        DataError: an answer is missing, is to no item, or has another number of turns than its question.
+        DataError: an answer is missing, is to no item, has another number of turns than its question, or is one to compare
+            with whose thinking does not end.
     """
     rivals: Answers = {item.id: item.reference for item in items if item.reference} if against is None else against
     ids = [item.id for item in items]
@@ -91,7 +99,7 @@ def pair_up(items: Sequence[InstructItem], answers: Answers, *, against: Answers
             category=item.category,
             turns=item.turns,
             answers=answers[item.id],
-            references=rivals[item.id],
+            references=tuple(_without_thinking(text, item.id, thinking) for text in rivals[item.id]),
             gold=item.gold if item.category in _GOLD_CATEGORIES else (),
         )
         for item in items
@@ -105,8 +113,9 @@ def judge_pairs(
     order: AskedOrder,
     parsing: Parsing,
     prompt_of: Callable[[Pair], JudgePrompt] = lambda pair: PAPER_PROMPT,
+    thinking: Thinking = THINKING,
 ) -> list[PairRecord]:
-    """A record for each pair, in their order.
+    """A record for each pair, in their order. Verdicts are not looked for in what a judge thought before.
 
     Raises:
         DataError: two pairs have one id, or a prompt does not fit a pair.
@@ -119,7 +128,7 @@ def judge_pairs(
     rulings: dict[tuple[int, Order], Ruling] = {}
     for number, answer in judge.ask(prompts):
         place = places[number]
-        rulings[place] = _ruling(place[1], answer, parsing)
+        rulings[place] = _ruling(place[1], answer, parsing, thinking)
     return [
         PairRecord(
             id=pair.id,
@@ -164,12 +173,13 @@ def _orders(pair: Pair, order: AskedOrder) -> tuple[Order, ...]:
             return (order,)
 
 
-def _ruling(order: Order, answer: Reply | Refusal, parsing: Parsing) -> Ruling:
+def _ruling(order: Order, answer: Reply | Refusal, parsing: Parsing, thinking: Thinking) -> Ruling:
     if isinstance(answer, Refusal):
         return Ruling(
             order=order, verdict="unparsable", score=None, reply=None, finish_reason=None, refusal=answer.message
         )
-    verdict = parse_verdict(answer.text, parsing, cut_off=answer.finish_reason == "length")
+    said = read_answer(answer.text, thinking).answer
+    verdict = parse_verdict(said, parsing, cut_off=answer.finish_reason == "length")
     return Ruling(
         order=order,
         verdict=verdict,
@@ -178,6 +188,13 @@ def _ruling(order: Order, answer: Reply | Refusal, parsing: Parsing) -> Ruling:
         finish_reason=answer.finish_reason,
         refusal=None,
     )
+
+
+def _without_thinking(text: str, id: str, thinking: Thinking) -> str:
+    reading = read_answer(text, thinking)
+    if reading.thinking == "unfinished":
+        raise DataError(f"the answer to compare with to {id} is thinking that does not end; give one that answers")
+    return reading.answer
 
 
 def _tie_without_call(order: Order) -> Ruling:

@@ -10,8 +10,8 @@ from string import Formatter
 from typing import Literal
 
 from vcrd_ray.config.instruct import Parsing
+from vcrd_ray.data.json_rows import BadRow, objects, text_of
 from vcrd_ray.errors import DataError
-from vcrd_ray.evaluation.instruct.sets import read_rows
 
 Order = Literal["model_first", "reference_first"]
 Verdict = Literal["A", "B", "C", "unparsable"]
@@ -96,14 +96,14 @@ def read_judge_prompts(path: Path) -> dict[str, JudgePrompt]:
         DataError: the file is missing or malformed, or has no pairwise prompt.
     """
     found: dict[str, JudgePrompt] = {}
-    for where, row in read_rows(path, what="judge prompts"):
-        missing = [key for key in ("name", "type", "system_prompt", "prompt_template") if key not in row]
-        if missing:
-            raise DataError(f"{where}: no field {', '.join(missing)}; give MT-Bench's judge_prompts.jsonl")
-        if row["type"] == "pairwise":
-            found[row["name"]] = JudgePrompt(
-                name=row["name"], system=row["system_prompt"], template=row["prompt_template"]
-            )
+    for where, row in objects(path, what="judge prompts"):
+        try:
+            name, kind = text_of(row, "name"), text_of(row, "type")
+            system, template = text_of(row, "system_prompt", blank=True), text_of(row, "prompt_template", blank=True)
+        except BadRow as error:
+            raise DataError(f"{where}: {error}; give MT-Bench's judge_prompts.jsonl") from None
+        if kind == "pairwise":
+            found[name] = JudgePrompt(name=name, system=system, template=template)
     if not found:
         raise DataError(f"{path}: no prompt of type pairwise; give MT-Bench's judge_prompts.jsonl")
     return found

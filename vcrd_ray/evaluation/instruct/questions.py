@@ -6,19 +6,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vcrd_ray.config import Config
+from vcrd_ray.config.base import THINKING, Thinking
 from vcrd_ray.config.data import PromptSection
 from vcrd_ray.errors import ConfigError, DataError
-from vcrd_ray.evaluation.instruct.dialogue import turn_ids
+from vcrd_ray.evaluation.answers import Answer
+from vcrd_ray.evaluation.instruct.dialogue import shown_answer, turn_ids
 from vcrd_ray.evaluation.instruct.prompts import JudgePrompt, read_judge_prompts
 from vcrd_ray.evaluation.instruct.sets import InstructItem, own_set, published_set, read_items, read_model_answers
+from vcrd_ray.grading.thinking import opens_thinking, read_answer
 from vcrd_ray.runs.files import write_text
 from vcrd_ray.types import Prompt
+
+AnswerCount = Literal["answers", "cut_off", "thought", "unfinished"]
 
 _FILES = {"mt_bench": "question.jsonl"}
 _FILE = "distillm2_eval.jsonl"
@@ -35,6 +41,10 @@ class Questions:
     """Another model's answers; None: the items' own references."""
     judge_prompts: Mapping[str, JudgePrompt] | None
     """MT-Bench's; None: the paper's one prompt."""
+    thinking: Thinking = THINKING
+    """What is taken off before an answer is compared."""
+    counts: Counter[AnswerCount] = field(init=False, default_factory=Counter)
+    """Of the model's answers, all turns together."""
     answers: dict[str, tuple[str, ...]] = field(init=False)
     """The model's so far, one a turn."""
     no_room: int = field(init=False, default=0)
@@ -42,6 +52,7 @@ class Questions:
 
     def __post_init__(self) -> None:
         self.answers = {item.id: () for item in self.items}
+        self._opened: set[str] = set()
 
     @property
     def num_turns(self) -> int:
@@ -65,7 +76,18 @@ class Questions:
             # Turns of one question are drawn apart by their names.
             name = item.id if turn == 0 else f"{item.id}@turn-{turn + 1}"
             asked[item.id] = Prompt(id=name, question=item.turns[turn], gold=None, ids=ids)
+        self._opened = {id for id, one in asked.items() if opens_thinking(one.ids, tokenizer, self.thinking)}
         return asked
+
+    def take_response(self, id: str, response: Answer, tokenizer: Any) -> None:
+        """What the model wrote to the turn that was asked last: judges must not see its thinking, nor the mark that ends a
+        turn and what comes behind it. Thinking that does not end leaves no answer."""
+        reading = read_answer(response.text, self.thinking, opened=id in self._opened)
+        self.counts["answers"] += 1
+        self.counts["cut_off"] += response.finish_reason == "length"
+        self.counts["thought"] += reading.thinking == "finished"
+        self.counts["unfinished"] += reading.thinking == "unfinished"
+        self.take(id, shown_answer(reading.answer, tokenizer))
 
     def take(self, id: str, answer: str) -> None:
         """The answer to the next turn of an item."""
@@ -98,12 +120,13 @@ def read_sets(config: Config) -> list[Questions]:
         items[own.name] = read_items(own.path, made)
     found = []
     for name, whole in items.items():
+        thinking = config.evaluate.thinking
         chosen, against, prompts = whole[: section.limit], None, None
         if name == "mt_bench" or any(len(item.turns) > 1 for item in chosen):
             prompts = read_judge_prompts(section.data / _JUDGE_PROMPTS)
         if name == "mt_bench" and section.rival is not None:
             against = _rival_answers(section.rival, name, chosen)
-        found.append(Questions(name=name, items=chosen, against=against, judge_prompts=prompts))
+        found.append(Questions(name=name, items=chosen, against=against, judge_prompts=prompts, thinking=thinking))
         if found[-1].num_turns > 2:
             raise DataError(f"{name}: judges are asked about two turns at most; cut the questions to their first two")
         if found[-1].num_turns > 1 and config.prompt.template == "raw":

@@ -1,19 +1,19 @@
-"""Instruction files -> items with what is asked and the answer to compare with. Knows nothing of judges.
-
-Files are JSON Lines or one JSON array, as the public repositories have them.
-"""
+"""Instruction files -> items with what is asked and the answer to compare with. Knows nothing of judges."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcrd_ray.data.json_rows import BadRow, check_whole, objects, shown, value_of
 from vcrd_ray.errors import DataError
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+
+_NO_ANSWER = "$ERROR$"
+"""What FastChat writes where a model's endpoint gave nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +74,7 @@ def read_items(path: Path, instruct_set: InstructSet) -> list[InstructItem]:
         DataError: no such file, nothing in it, a row that is malformed, or two rows of one id.
     """
     items: dict[str, InstructItem] = {}
-    for position, (where, row) in enumerate(read_rows(path, what=instruct_set.name)):
+    for position, (where, row) in enumerate(objects(path, what=instruct_set.name)):
         item = _item(row, position, instruct_set, where)
         if item.id in items:
             raise DataError(f"{where}: id {item.id!r} stands in an earlier row too; make each id unique")
@@ -89,65 +89,22 @@ def read_model_answers(path: Path) -> dict[str, tuple[str, ...]]:
         DataError: the file is missing or malformed, or answers a question twice.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for where, row in read_rows(path, what="model answers"):
+    for where, row in objects(path, what="model answers"):
         id = _label(row, "question_id", where)
         choices = _value(row, "choices", where)
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise DataError(f"{where}: field 'choices' holds no answer; write [{{\"turns\": [...]}}]")
         if id in found:
             raise DataError(f"{where}: question {id!r} was answered in an earlier row too; keep one answer each")
-        found[id] = _texts(choices[0], "turns", where)
+        found[id] = _answers(choices[0], "turns", where)
     return found
-
-
-def read_rows(path: Path, *, what: str) -> Iterator[tuple[str, Row]]:
-    """The objects of a JSON Lines file or of a JSON array, each with the words for where it stands.
-
-    Raises:
-        DataError: no such file, nothing in it, or something that is no object.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{what}: {path} cannot be read: {error}; give its JSON Lines or JSON file") from None
-    if not text.strip():
-        raise DataError(f"{what}: {path} has no rows; give its JSON Lines or JSON file")
-    if text.lstrip().startswith("["):
-        yield from _array_rows(text, f"{what}: {path}")
-        return
-    # No splitlines: it also splits at characters that JSON texts may hold as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{what}: {path}, line {number}"
-            yield where, _object(_json(line, where, "write one object a line"), where)
-
-
-def _array_rows(text: str, where: str) -> Iterator[tuple[str, Row]]:
-    rows = _json(text, where, "write one array of objects, or one object a line")
-    if not rows:
-        raise DataError(f"{where} has no rows; fill the array")
-    for number, row in enumerate(rows, 1):
-        yield f"{where}, item {number}", _object(row, f"{where}, item {number}")
-
-
-def _json(text: str, where: str, cure: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}; {cure}") from None
-
-
-def _object(row: Any, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: {type(row).__name__} instead of an object; write objects only")
-    return row
 
 
 def _item(row: Row, position: int, instruct_set: InstructSet, where: str) -> InstructItem:
     turns = _texts(row, instruct_set.prompt_key, where)
     if not turns or not all(turn.strip() for turn in turns):
         raise DataError(f"{where}: field {instruct_set.prompt_key!r} is empty; fill it or leave the row out")
-    reference = () if instruct_set.reference_key is None else _texts(row, instruct_set.reference_key, where)
+    reference = () if instruct_set.reference_key is None else _answers(row, instruct_set.reference_key, where)
     if reference and len(reference) != len(turns):
         raise DataError(
             f"{where}: field {instruct_set.reference_key!r} has {len(reference)} answers to {len(turns)} turns; write one each"
@@ -168,9 +125,22 @@ def _item(row: Row, position: int, instruct_set: InstructSet, where: str) -> Ins
 
 
 def _value(row: Row, key: str, where: str) -> Any:
-    if key not in row:
-        raise DataError(f"{where}: no field {key!r} among {', '.join(row) or 'none'}; add it or name another")
-    return row[key]
+    try:
+        return value_of(row, key)
+    except BadRow as error:
+        raise DataError(f"{where}: {error}; add it, or name another") from None
+
+
+def _answers(row: Row, key: str, where: str) -> tuple[str, ...]:
+    """Texts that a model's answers are compared with: winning against nothing says nothing."""
+    texts = _texts(row, key, where)
+    for text in texts:
+        if not text.strip() or text.strip() == _NO_ANSWER:
+            raise DataError(
+                f"{where}: field {key!r} holds {text!r}, which is no answer to compare with; answer the question, or leave"
+                " the row out"
+            )
+    return texts
 
 
 def _texts(row: Row, key: str, where: str) -> tuple[str, ...]:
@@ -178,13 +148,23 @@ def _texts(row: Row, key: str, where: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: field {key!r} is neither text nor a list of texts; write one of the two")
+    for text in texts:
+        _check_whole(text, key, where)
     return tuple(texts)
+
+
+def _check_whole(text: str, key: str, where: str) -> None:
+    try:
+        check_whole(text, f"field {key!r}")
+    except BadRow as error:
+        raise DataError(f"{where}: {error}; correct the row, or leave it out") from None
 
 
 def _label(row: Row, key: str, where: str) -> str:
     value = _value(row, key, where)
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise DataError(f"{where}: field {key!r} is {value!r}; write text or a whole number")
+        raise DataError(f"{where}: field {key!r} is {shown(value)}; write text or a whole number")
+    _check_whole(str(value), key, where)
     return str(value)
 
 

@@ -28,7 +28,8 @@ def win_rates(
     Raises:
         DataError: two items have one id, or a prompt does not fit a pair.
     """
-    pairs = pair_up(questions.items, questions.answers, against=questions.against)
+    thinking = questions.thinking
+    pairs = pair_up(questions.items, questions.answers, against=questions.against, thinking=thinking)
 
     def prompt_of(pair: Pair) -> JudgePrompt:
         return PAPER_PROMPT if questions.judge_prompts is None else mt_bench_prompt(pair, questions.judge_prompts)
@@ -45,6 +46,7 @@ def win_rates(
             order=section.order,
             parsing=section.parsing,
             prompt_of=prompt_of,
+            thinking=thinking,
         )
         write_text(folder / file, "".join(json.dumps(r.model_dump(mode="json")) + "\n" for r in records))
         found[name] = figures(records, scheme=section.scheme, confidence=section.confidence)

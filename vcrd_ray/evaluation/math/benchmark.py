@@ -11,12 +11,13 @@ import numpy as np
 
 from vcrd_ray.config.data import PromptSection, SamplingSection
 from vcrd_ray.config.evaluate import MathSection
-from vcrd_ray.data.problems import prompt_ids
+from vcrd_ray.data.chat import as_data, encode, prompt_ids
 from vcrd_ray.evaluation.answers import Answer, Benchmark, Graded
-from vcrd_ray.evaluation.math.grader import Grader, QwenGrader, VerifyGrader
-from vcrd_ray.evaluation.math.pool import GradingPool, PoolLimits
+from vcrd_ray.evaluation.math.grader import QwenGrader, VerifyGrader
 from vcrd_ray.evaluation.math.prompts import prompt_text, turns
 from vcrd_ray.evaluation.math.sets import MathItem, MathSet, own_set, published_set, read_items
+from vcrd_ray.grading.pool import GradingPool, PoolLimits
+from vcrd_ray.grading.protocol import Grader
 from vcrd_ray.types import Prompt
 
 
@@ -46,7 +47,7 @@ class MathBenchmark(Benchmark):
         self._set = source.math_set
         self.items = read_items(source.path, source.math_set)[: section.limit]
         self._by_id = {str(item.idx): item for item in self.items}
-        graders: dict[str, Grader] = {}
+        graders: dict[str, Grader[MathItem]] = {}
         for name in section.graders:
             graders[name] = QwenGrader(mode=section.mode) if name == "qwen" else VerifyGrader()
         limits = PoolLimits(workers=section.workers, timeout_s=section.timeout_s, memory_mib=section.memory_mib)
@@ -69,8 +70,8 @@ class MathBenchmark(Benchmark):
         if style == "chat":
             asked = turns(item.question, style="qwen25-math-cot", shots=self._set.shots)
             return prompt_ids(asked.user, tokenizer, PromptSection(system=asked.system))
-        text = prompt_text(item.question, style=style, shots=self._set.shots)
-        return np.asarray(tokenizer(text)["input_ids"], dtype=np.int32)
+        text = prompt_text(as_data(item.question, tokenizer), style=style, shots=self._set.shots)
+        return encode(text, tokenizer, add_special_tokens=True)
 
     def grade(self, answers: Sequence[Answer]) -> list[Graded]:
         pairs = [(self._by_id[answer.id], answer.text) for answer in answers]

@@ -1,23 +1,17 @@
-"""An item and a reply -> a grade. Knows the rules of grading; not how many are graded at once, nor when to give up.
-
-What a grader does with a reply has two parts: `settle` is cheap and bounded and settles most, `decide` may take any time and
-memory and belongs into a process that may be killed (`pool`).
-"""
+"""An item of a benchmark and a reply -> a grade. Knows not how many are graded at once, nor when to give up."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
-from vcrd_ray.errors import ConfigError
 from vcrd_ray.evaluation.math.equality import math_equal, quick_verdict
 from vcrd_ray.evaluation.math.extract import LETTERS, clean_choice, raw_answer
 from vcrd_ray.evaluation.math.normalize import strip_string
 from vcrd_ray.evaluation.math.sets import MathItem
+from vcrd_ray.grading.mathematics import check_installed, is_right, warm_up
+from vcrd_ray.grading.protocol import Grade, Grader, Pending, Verdict, graded
 
 _BOUNDED_CHARS = 1000
 """Up to this length normalising takes a moment whatever the answer is; some of its rules are quadratic."""
@@ -26,59 +20,8 @@ _STOP_MARKS = ("</s>", "<|im_end|>", "<|endoftext|>")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|textbf)\s*\{([^{}]*)\}")
 
 
-class Verdict(StrEnum):
-    """How a reply came out. Only `correct` counts."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    TIMEOUT = "timeout"
-    """Not decided within the time limit."""
-    CRASHED = "crashed"
-    """The process that should decide it died, as of memory."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grade:
-    """The verdict on one reply."""
-
-    verdict: Verdict
-    prediction: str | None
-    """The answer that was read, in normal form; None where the reply is empty or was not read to the end."""
-
-    @property
-    def correct(self) -> bool:
-        """Whether it counts."""
-        return self.verdict is Verdict.CORRECT
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pending:
-    """What has to be decided. Equal ones have equal verdicts."""
-
-    text: str
-    """The answer, or the whole reply where `item` is given."""
-    gold: str
-    item: MathItem | None = None
-
-
-class Grader(Protocol):
-    """Rules of grading. Picklable."""
-
-    def settle(self, item: MathItem, reply: str) -> Grade | Pending:
-        """The grade where it is cheap to tell, else what has to be decided."""
-        ...
-
-    def decide(self, pending: Pending) -> Grade:
-        """The grade, at any cost."""
-        ...
-
-    def warm_up(self) -> None:
-        """Load what the first decision would otherwise wait for."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QwenGrader:
+class QwenGrader(Grader[MathItem]):
     """The rules of Qwen2.5-Math's evaluation.
 
     `reference` keeps to the program that published scores were made with, bugs included. `strict` differs in two points.
@@ -89,7 +32,7 @@ class QwenGrader:
 
     mode: Literal["reference", "strict"]
 
-    def settle(self, item: MathItem, reply: str) -> Grade | Pending:
+    def settle(self, item: MathItem, reply: str) -> Grade | Pending[MathItem]:
         """Text, letters and numbers are settled; expressions and very long answers are not."""
         reply = _until_stop(reply)
         if not reply:
@@ -99,16 +42,16 @@ class QwenGrader:
             return Pending(text=reply, gold=item.raw_gold, item=item)
         prediction, gold = self._read(item, reply, answer)
         settled = self._settle_read(item, answer, prediction, gold)
-        return Pending(text=prediction, gold=gold) if settled is None else _grade(settled, prediction)
+        return Pending(text=prediction, gold=gold) if settled is None else graded(settled, prediction)
 
-    def decide(self, pending: Pending) -> Grade:
+    def decide(self, pending: Pending[MathItem]) -> Grade:
         """Whether the answer equals the gold, expressions compared as such."""
         if pending.item is None:
-            return _grade(math_equal(pending.text, pending.gold), pending.text)
+            return graded(math_equal(pending.text, pending.gold), pending.text)
         answer = raw_answer(pending.text, pending.item.kind)
         prediction, gold = self._read(pending.item, pending.text, answer)
         settled = self._settle_read(pending.item, answer, prediction, gold)
-        return _grade(math_equal(prediction, gold) if settled is None else settled, prediction)
+        return graded(math_equal(prediction, gold) if settled is None else settled, prediction)
 
     def warm_up(self) -> None:
         """Load SymPy and its parsers."""
@@ -140,67 +83,33 @@ class QwenGrader:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyGrader:
-    """The rules of the library math-verify: sets without order, intervals by their ends, percentages by their value.
+class VerifyGrader(Grader[MathItem]):
+    """The rules of the library math-verify: sets without order, intervals by their ends, percentages by their value or number.
+
+    It reads replies as the library does. What of its faults is mended stands in `vcrd_ray/grading/mathematics.py`.
 
     Raises:
         ConfigError: the library is not installed.
     """
 
     def __post_init__(self) -> None:
-        _math_verify()
+        check_installed(otherwise="take the grader qwen")
 
-    def settle(self, item: MathItem, reply: str) -> Grade | Pending:
+    def settle(self, item: MathItem, reply: str) -> Grade | Pending[MathItem]:
         """Only an empty reply is settled."""
         if not reply.strip():
             return Grade(verdict=Verdict.WRONG, prediction=None)
         return Pending(text=reply, gold=item.raw_gold, item=item)
 
-    def decide(self, pending: Pending) -> Grade:
+    def decide(self, pending: Pending[MathItem]) -> Grade:
         """Whether one of the answers read from the reply equals the gold."""
         assert pending.item is not None
-        parse, verify = _math_verify()
-        predicted = parse(pending.text, pending.item.gold in LETTERS)
-        correct = bool(predicted) and verify(_verify_gold(pending.gold, pending.item.gold in LETTERS), predicted)
-        return _grade(correct, str(predicted[-1]) if predicted else None)
+        correct, prediction = is_right(pending.gold, pending.text, letters=pending.item.gold in LETTERS)
+        return graded(correct, prediction)
 
     def warm_up(self) -> None:
         """Load the library."""
-        parse, verify = _math_verify()
-        verify(parse(r"\boxed{\frac{1}{2}}", False), parse("0.5", False))
-
-
-@lru_cache(maxsize=4096)
-def _verify_gold(raw_gold: str, letters: bool) -> list[object]:
-    parse, _ = _math_verify()
-    return parse(raw_gold if letters else rf"\boxed{{{raw_gold}}}", letters)
-
-
-def _math_verify() -> tuple[Callable[[str, bool], list[object]], Callable[[list[object], list[object]], bool]]:
-    """Its `parse` and `verify` without their alarms: time is limited by killing the process."""
-    try:
-        import math_verify  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ConfigError(f"grader math_verify: {error}; install vcrd-ray[math] or take the grader qwen") from None
-    import logging
-
-    # It warns that it has no alarm.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    letter = math_verify.StringExtractionConfig(strings=LETTERS)
-    open_configs = (math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig())
-
-    def parse(text: str, letters: bool) -> list[object]:
-        configs = (letter, *open_configs) if letters else open_configs
-        return list(math_verify.parse(text, extraction_config=configs, parsing_timeout=None))
-
-    def verify(gold: list[object], predicted: list[object]) -> bool:
-        return bool(math_verify.verify(gold, predicted, timeout_seconds=None))
-
-    return parse, verify
-
-
-def _grade(correct: bool, prediction: str | None) -> Grade:
-    return Grade(verdict=Verdict.CORRECT if correct else Verdict.WRONG, prediction=prediction)
+        warm_up()
 
 
 def _until_stop(reply: str) -> str:

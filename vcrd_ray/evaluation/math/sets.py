@@ -5,18 +5,18 @@ Fields, order and transforms are those of Qwen2.5-Math's evaluation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcrd_ray.data.json_rows import BadRow, check_whole, objects, shown, text_of, value_of
 from vcrd_ray.errors import DataError
 from vcrd_ray.evaluation.math.extract import AnswerKind, raw_answer
 from vcrd_ray.evaluation.math.normalize import strip_string
 from vcrd_ray.evaluation.math.shots import MULTIPLE_CHOICE_SHOTS, Shot
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 _QUESTION_KEYS = ("question", "problem", "Question", "input")
 _GOLDS_TO_SUFFIX = {
@@ -75,23 +75,14 @@ def published_set(name: str) -> MathSet:
 
 
 def read_items(path: Path, math_set: MathSet) -> list[MathItem]:
-    """All items of a JSON Lines file in the order of their `idx`.
+    """All items of a file of JSON rows in the order of their `idx`.
 
     Raises:
         DataError: no such file, nothing in it, a row that is malformed, or two rows of one `idx`.
     """
-    try:
-        lines = [(n, line) for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{math_set.name}: {path} cannot be read: {error}; give the JSON Lines file of its items"
-        ) from None
-    if not lines:
-        raise DataError(f"{math_set.name}: {path} has no rows; give the JSON Lines file of its items")
     items: dict[int | str, MathItem] = {}
-    for position, (number, line) in enumerate(lines):
-        where = f"{math_set.name}: {path}, line {number}"
-        item = _item(_row(line, where), position, math_set, where)
+    for position, (where, row) in enumerate(objects(path, what=math_set.name)):
+        item = _item(row, position, math_set, where)
         if item.idx in items:
             raise DataError(f"{where}: idx {item.idx} stands on an earlier line too; make each idx unique")
         items[item.idx] = item
@@ -101,22 +92,13 @@ def read_items(path: Path, math_set: MathSet) -> list[MathItem]:
         raise DataError(f"{math_set.name}: {path} mixes numbers and text as idx; write one or the other") from None
 
 
-def _row(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}; write one object a line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: {type(row).__name__} instead of an object; write one object a line")
-    return row
-
-
 def _item(row: Row, position: int, math_set: MathSet, where: str) -> MathItem:
     try:
         raw_gold = math_set.answer(row)
         question = math_set.question(row)
-    except KeyError as error:
-        raise DataError(f"{where}: no field {error.args[0]!r} among {', '.join(row)}; add it or name another") from None
+        check_whole(str(row.get("idx")), "'idx'")
+    except BadRow as error:
+        raise DataError(f"{where}: {error}; correct the row, or leave it out") from None
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{where}: not of the form of {math_set.name}: {error}; correct the row") from None
     gold, graded_gold = _golds(raw_gold, math_set)
@@ -125,7 +107,7 @@ def _item(row: Row, position: int, math_set: MathSet, where: str) -> MathItem:
         raise DataError(f"{where}: the question is empty; fill it or leave the row out")
     idx = row.get("idx", position)
     if not isinstance(idx, int | str):
-        raise DataError(f"{where}: idx is {idx!r}; write a number or text, or leave it out of all rows")
+        raise DataError(f"{where}: idx is {shown(idx)}; write a number or text, or leave it out of all rows")
     return MathItem(
         set=math_set.name,
         idx=idx,
@@ -148,37 +130,48 @@ def _golds(raw_gold: str, math_set: MathSet) -> tuple[str, str]:
 
 
 def _text(key: str) -> Callable[[Row], str]:
-    return lambda row: str(row[key])
+    # An answer of True or False stands for that word.
+    return lambda row: str(row[key]) if isinstance(row.get(key), bool) else text_of(row, key)
 
 
 def _any_question(row: Row) -> str:
-    key = next((key for key in _QUESTION_KEYS if key in row), _QUESTION_KEYS[0])
-    return str(row[key])
+    return text_of(row, next((key for key in _QUESTION_KEYS if key in row), _QUESTION_KEYS[0]))
 
 
 def _boxed_in_solution(row: Row) -> str:
-    return raw_answer(row["solution"], "open")
+    return raw_answer(text_of(row, "solution"), "open")
 
 
 def _after_mark(row: Row) -> str:
-    parts = row["answer"].split("####")
+    parts = text_of(row, "answer").split("####")
     if len(parts) != 2:
         raise ValueError(f"{len(parts) - 1} marks #### in the answer instead of one")
-    return str(parts[1]).strip()
+    return parts[1].strip()
+
+
+def _without_dollars(row: Row) -> str:
+    # Three of the published answers are empty, and published scores count them.
+    return text_of(row, "answer", blank=True).replace("$", "").strip()
+
+
+def _first_answer(row: Row) -> str:
+    answers = value_of(row, "final_answer")
+    first = answers[0] if isinstance(answers, list) and answers else None
+    return text_of({"final_answer": first}, "final_answer").strip("$")
 
 
 def _body_and_question(row: Row) -> str:
-    body, question = row["Body"].strip(), row["Question"].strip()
+    body, question = text_of(row, "Body").strip(), text_of(row, "Question").strip()
     return f"{body if body.endswith('.') else body + '.'} {question}"
 
 
 def _question_and_choices(row: Row) -> str:
-    choices = row["options"].strip()
+    choices = text_of(row, "options").strip()
     if not choices.startswith("A"):
         raise ValueError("the options do not begin with A")
     for letter in "BCD":
         choices = choices.replace(f" {letter}) ", f" ({letter}) ")
-    return f"{row['question'].strip()}\nAnswer Choices: ({choices}"
+    return f"{text_of(row, 'question').strip()}\nAnswer Choices: ({choices}"
 
 
 def _set(name: str, answer: Callable[[Row], str], **others: Any) -> MathSet:
@@ -193,8 +186,8 @@ PUBLISHED_SETS: Mapping[str, MathSet] = {
         _set("math500", _text("answer")),
         _set("svamp", _text("Answer"), question=_body_and_question),
         _set("minerva_math", _boxed_in_solution, kind="open_with_units"),
-        _set("gaokao2023en", lambda row: row["answer"].replace("$", "").strip()),
-        _set("olympiadbench", lambda row: row["final_answer"][0].strip("$")),
+        _set("gaokao2023en", _without_dollars),
+        _set("olympiadbench", _first_answer),
         _set("amc23", _text("answer")),
         _set("aime24", _text("answer")),
         _set(

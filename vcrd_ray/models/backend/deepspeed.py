@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 
@@ -17,7 +18,10 @@ from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, rest
 from vcrd_ray.models.backend.protocol import Backend
 from vcrd_ray.models.batching import ResponseBatch
 from vcrd_ray.models.imports import hidden
+from vcrd_ray.models.merging import CastLoss
 from vcrd_ray.models.student import Student
+
+T = TypeVar("T")
 
 
 def import_deepspeed() -> ModuleType:
@@ -88,7 +92,9 @@ class DeepSpeedBackend(Backend):
                 self._norm = float(torch.nn.utils.get_total_norm(gradients))
         self._engine.step()
         if last and self._zero_stage > 0:
-            self._norm = float(self._engine.get_global_grad_norm())
+            norm = float(self._engine.get_global_grad_norm())
+            # Of a gradient that is NaN or infinite DeepSpeed says -1 or inf, depending on the stage.
+            self._norm = norm if norm >= 0 else math.nan
 
     def step(self) -> tuple[float, float]:
         """The engine itself updates with the last backward of the window."""
@@ -124,22 +130,22 @@ class DeepSpeedBackend(Backend):
             dist.all_reduce(values)
         return values
 
-    def export(self, directory: Path) -> None:
-        self._on_rank_0(lambda: self.student.export(directory))
+    def export(self, directory: Path) -> CastLoss | None:
+        return self._on_rank_0(lambda: self.student.export(directory))
 
     def write_version(self, directory: Path, *, merged: bool) -> None:
         self._on_rank_0(lambda: self.student.write_version(directory, merged=merged))
 
-    def _on_rank_0(self, work: Callable[[], None]) -> None:
-        """Do some work with whole parameters on one rank while the others wait."""
+    def _on_rank_0(self, work: Callable[[], T]) -> T | None:
+        """Do some work with whole parameters on one rank while the others wait; its result there."""
         import deepspeed
         import torch.distributed as dist
 
         parameters = list(self.student.parameters()) if self._zero_stage == 3 else []
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._zero_stage == 3):
-            if self.rank == 0:
-                work()
+            result = work() if self.rank == 0 else None
         dist.barrier()
+        return result
 
 
 def deepspeed_backend(

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from vcrd_ray.models.batching import ResponseBatch
+from vcrd_ray.models.merging import CastLoss
 from vcrd_ray.models.student import Student
 
 
@@ -47,8 +48,8 @@ class Backend(Protocol):
         """Elementwise sum over all ranks."""
         ...
 
-    def export(self, directory: Path) -> None:
-        """Write the student as other programs read it; all ranks call it, rank 0 writes."""
+    def export(self, directory: Path) -> CastLoss | None:
+        """`Student.export`; all ranks call it, rank 0 writes, and has the result."""
         ...
 
     def write_version(self, directory: Path, *, merged: bool) -> None:

@@ -11,6 +11,7 @@ from vcrd_ray.errors import ConfigError
 from vcrd_ray.models.backend.optimizer import make_optimizer, random_state, restore_random_state
 from vcrd_ray.models.backend.protocol import Backend
 from vcrd_ray.models.batching import ResponseBatch
+from vcrd_ray.models.merging import CastLoss
 from vcrd_ray.models.student import Student
 
 _STATE_FILE = "state.pt"
@@ -68,8 +69,8 @@ class TorchBackend(Backend):
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def export(self, directory: Path) -> None:
-        self.student.export(directory)
+    def export(self, directory: Path) -> CastLoss | None:
+        return self.student.export(directory)
 
     def write_version(self, directory: Path, *, merged: bool) -> None:
         self.student.write_version(directory, merged=merged)

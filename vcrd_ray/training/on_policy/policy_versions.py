@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vcrd_ray.errors import SyncError
-from vcrd_ray.models.checkpoint_files import stored_tensors
+from vcrd_ray.errors import ModelError, SyncError
+from vcrd_ray.models.weight_files import stored_tensors
 from vcrd_ray.runs.files import write_json, written_aside
 from vcrd_ray.runs.storage import Store
 from vcrd_ray.training.on_policy.requests import PolicyVersion
@@ -138,7 +138,10 @@ def check_arrived(ref: PolicyVersion, record: VersionRecord) -> None:
             f"{ref.directory}: holds {record.name} with digest {record.digest}, announced was version {ref.number} with"
             f" {ref.digest}; is it written by another run? choose another --run.dir"
         )
-    tensors, _ = hash_tensors(ref.directory)
+    try:
+        tensors, _ = hash_tensors(ref.directory)
+    except ModelError as error:
+        raise SyncError(f"{record.name} is not what was sent: {error}") from error
     wrong = sorted(set(tensors.items()) ^ set(record.tensors.items()))
     if wrong:
         raise SyncError(

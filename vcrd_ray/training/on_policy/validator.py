@@ -7,22 +7,26 @@ disk until it is graded, and the best one stays as RUN/best.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vcrd_ray.config.base import CONFIDENCE
+from vcrd_ray.config.base import CONFIDENCE, THINKING
 from vcrd_ray.data.accuracy import Accuracy, accuracy
-from vcrd_ray.data.final_answers import is_correct
+from vcrd_ray.grading.figures import cut_off_warning, grading_figures
+from vcrd_ray.grading.responses import Response, ResponseGrader
 from vcrd_ray.runs.files import read_jsonl, write_json, write_text, written_aside
 from vcrd_ray.training.on_policy.policy_versions import read_version, version_directory
 from vcrd_ray.training.on_policy.publisher import Publisher
 from vcrd_ray.training.on_policy.requests import Answers, AnswerSource, PolicyVersion
-from vcrd_ray.types import IntArray, Prompt
+from vcrd_ray.types import IntArray, Prompt, Rollout
 
 WATCHED = "watched.jsonl"
 BEST = "best"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,15 @@ class Validator:
         Args:
             prompts: with gold answers.
             source: None on ranks that only help to publish.
+
+        Raises:
+            DataError: no prompt has a gold answer that a response could meet.
+            ConfigError: the golds need math-verify, which is not installed.
         """
+        if source is not None:
+            golds = [prompt.gold for prompt in prompts]
+            key = "distill.watch.prompts"
+            self._grader = ResponseGrader(golds, thinking=THINKING, source=key, cure=f"set {key}.answer_key")
         self._every = every
         self._prompts = tuple(prompts)
         self._source = source
@@ -96,10 +108,9 @@ class Validator:
         found = []
         for asked in there:
             self._asked.remove(asked)
-            pairs = zip(asked.answers.result(), self._prompts, strict=True)
-            correct = sum(is_correct(self._decode(rollout.ids), prompt.gold) for rollout, prompt in pairs)
-            figures = accuracy(correct=correct, total=len(self._prompts), confidence=CONFIDENCE)
-            row = {"update": asked.version.number, **figures.model_dump()}
+            rollouts = asked.answers.result()
+            figures, facts = self._graded(rollouts)
+            row = {"update": asked.version.number, **figures.model_dump(), **facts}
             with (self._run_dir / WATCHED).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
             if figures.pass_at_1 > self._best:
@@ -108,7 +119,24 @@ class Validator:
             found.append((asked.version.number, figures))
         return found
 
-    def _keep(self, version: PolicyVersion, row: dict[str, float]) -> None:
+    def _graded(self, rollouts: Sequence[Rollout]) -> tuple[Accuracy, dict[str, Any]]:
+        """Over the prompts whose gold a response could meet; and what belongs to it."""
+        responses = [
+            Response(
+                gold=prompt.gold,
+                text=self._decode(r.ids),
+                opened=self._decode(prompt.ids).rstrip().endswith(THINKING[0]),
+                cut_off=r.finish_reason == "length",
+            )
+            for r, prompt in zip(rollouts, self._prompts, strict=True)
+        ]
+        graded = grading_figures(self._grader.grade(responses), self._grader)
+        for line in cut_off_warning("watched problems", graded.cut_off, graded.responses):
+            _LOG.warning(line.removeprefix("warning: "))
+        figures = accuracy(correct=graded.right, total=graded.graded, confidence=CONFIDENCE)
+        return figures, {"grader": graded.grader, "cut_off": graded.cut_off, "timeouts": graded.timeouts}
+
+    def _keep(self, version: PolicyVersion, row: dict[str, Any]) -> None:
         """The version as RUN/best: the adapter as PEFT reads it, or the whole model."""
         with written_aside(self._run_dir / BEST, one_writer=True) as temporary:
             shutil.copytree(version.directory, temporary / read_version(version.directory).kind)

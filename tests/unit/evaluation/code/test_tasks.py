@@ -50,7 +50,7 @@ def test_tasks_are_read_in_the_file_s_order_packed_or_not(name: str, tmp_path: P
         ([_record(), _record()], "holds 1 tasks twice"),
         ([_record(task_id="Other/1")], "line 1 has task_id 'Other/1'"),
         ([_record(), {"task_id": "Mbpp/2", "text": ""}], "line 2 lacks prompt, entry_point"),
-        ([[1]], "line 1 lacks task_id"),
+        ([[1]], "line 1 is no task: a list, not an object"),
     ],
 )
 def test_a_file_that_is_no_task_file_is_refused(records: list[object], complaint: str, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_missing_torn_or_garbled_file_is_refused(tmp_path: Path) -> None:
         read_tasks(torn)
     garbled = tmp_path / "garbled.jsonl"
     garbled.write_text('{"task_id": \n')
-    with pytest.raises(DataError, match="line 1 is no JSON"):
+    with pytest.raises(DataError, match="line 1 is no task: not JSON"):
         read_tasks(garbled)
 
 

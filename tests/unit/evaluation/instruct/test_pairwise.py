@@ -67,6 +67,21 @@ def test_another_model_may_take_the_reference_s_place() -> None:
     assert pair.references == ("other",)
 
 
+def test_thinking_is_taken_off_what_is_compared_with() -> None:
+    (pair,) = pair_up([_item("1")], {"1": ("m",)}, against={"1": ("<think>hm</think>other",)})
+    assert pair.references == ("other",)
+    with pytest.raises(DataError, match="to compare with to 1 is thinking that does not end"):
+        pair_up([_item("1")], {"1": ("m",)}, against={"1": ("<think>hm",)})
+
+
+@pytest.mark.parametrize("parsing", ["reference", "strict"])
+@pytest.mark.parametrize(("said", "verdict"), [("<think>[[A]]?</think>[[B]]", "B"), ("<think>[[A]]", "unparsable")])
+def test_a_verdict_is_not_what_a_judge_thought(parsing: Parsing, said: str, verdict: str) -> None:
+    judge = ScriptedJudge({"q1|m|r": said})
+    (record,) = judge_pairs([_pair("1")], judge, order="model_first", parsing=parsing, prompt_of=lambda _: _PROMPT)
+    assert [(ruling.verdict, ruling.reply) for ruling in record.rulings] == [(verdict, said)]
+
+
 def test_gold_is_shown_in_mathematics_reasoning_and_code_only() -> None:
     items = [_item(c, category=c, gold=("4",)) for c in ("math", "reasoning", "coding", "roleplay")]
     pairs = pair_up(items, {item.id: ("m",) for item in items})

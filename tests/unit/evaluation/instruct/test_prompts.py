@@ -99,7 +99,7 @@ def test_a_prompt_file_without_pairwise_prompts_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match="no prompt of type pairwise"):
         read_judge_prompts(path)
     path.write_text('{"name": "s", "type": "pairwise"}')
-    with pytest.raises(DataError, match="line 1: no field system_prompt, prompt_template"):
+    with pytest.raises(DataError, match="line 1: no key 'system_prompt'"):
         read_judge_prompts(path)
 
 

@@ -1,5 +1,6 @@
 """Instruction files, published and anybody's."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.unit.evaluation.instruct.instruct_data import instruct_file
 from vcrd_ray.errors import DataError
-from vcrd_ray.evaluation.instruct.sets import InstructItem, InstructSet, published_set, read_items
+from vcrd_ray.evaluation.instruct.sets import InstructItem, InstructSet, published_set, read_items, read_model_answers
 
 _ALPACA_ROW = {"dataset": "koala", "instruction": " Hi?\n", "output": "Hello.", "generator": "text_davinci_003"}
 
@@ -73,14 +74,22 @@ def test_anybody_s_file_is_read_by_its_keys(tmp_path: Path) -> None:
     [
         ("", "has no rows"),
         ("[]", "has no rows"),
-        ("[1]", "item 1: int instead of an object"),
+        ("[1]", "item 1: a int, not an object"),
         ('[{"prompt": "q"', "not JSON"),
         ('{"prompt": "q", "generated_text": "a"}\n{"prompt"', "line 2: not JSON"),
-        ('{"prompt": "q"}\n', "line 1: no field 'generated_text' among prompt; add it or name another"),
+        ('{"prompt": "q"}\n', "line 1: no key 'generated_text' .there are: prompt.; add it, or name another"),
         ('{"prompt": 3, "generated_text": "a"}\n', "line 1: field 'prompt' is neither text nor a list"),
         ('{"prompt": [], "generated_text": "a"}\n', "line 1: field 'prompt' is empty"),
         ('{"prompt": " ", "generated_text": "a"}\n', "line 1: field 'prompt' is empty"),
         ('{"prompt": ["q", "r"], "generated_text": "a"}\n', "has 1 answers to 2 turns"),
+        ('[{"prompt": "q", "generated_text": ""}]', "item 1: field 'generated_text' holds '', which is no answer"),
+        (
+            '{"prompt": ["q", "r"], "generated_text": ["a", "$ERROR$"]}',
+            "line 1: field 'generated_text' holds .\\$ERROR",
+        ),
+        ('{"prompt": "q", "generated_text": null}', "line 1: field 'generated_text' is neither text"),
+        ('{"prompt": "q \\ud83d", "generated_text": "a"}', "line 1: field 'prompt' is no text: character 2 is half"),
+        ("[" * 60_000, "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused_by_name_and_line(tmp_path: Path, text: str, message: str) -> None:
@@ -89,6 +98,23 @@ def test_a_bad_file_is_refused_by_name_and_line(tmp_path: Path, text: str, messa
     with pytest.raises(DataError, match=message) as error:
         read_items(path, published_set("evol_instruct"))
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("turn", ["", " ", "$ERROR$", None, "\ud83d"])
+def test_a_rivals_answer_that_is_none_is_refused(tmp_path: Path, turn: str | None) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"question_id": 81, "choices": [{"turns": ["a", turn]}]}))
+    with pytest.raises(DataError, match=r"line 1: .*turns"):
+        read_model_answers(path)
+
+
+def test_marks_and_packing_change_nothing(tmp_path: Path) -> None:
+    text = b'[{"prompt": "caf\xc3\xa9?", "generated_text": "a"}]'
+    found = []
+    for written in (text, b"\xef\xbb\xbf" + text, gzip.compress(text), text.decode().encode("utf-16")):
+        (tmp_path / "set.json").write_bytes(written)
+        found.append(read_items(tmp_path / "set.json", published_set("evol_instruct")))
+    assert all(items == found[0] for items in found) and found[0][0].turns == ("caf\xe9?",)
 
 
 def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from vcrd_ray.config.data import PromptSection
 from vcrd_ray.config.instruct import InstructSection
+from vcrd_ray.evaluation.answers import Answer
 from vcrd_ray.evaluation.instruct.dialogue import turn_ids
 from vcrd_ray.evaluation.instruct.prompts import Messages
 from vcrd_ray.evaluation.instruct.questions import Questions
@@ -62,6 +63,24 @@ def test_a_turn_without_room_is_answered_by_nothing(tokenizer: Any, tmp_path: Pa
     one.write_answers(tmp_path, model="m")
     rows = read_jsonl(tmp_path / "model_answer.jsonl")
     assert [(row["question_id"], row["choices"][0]["turns"]) for row in rows] == [("short", ["B."]), ("long", [""])]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "counted"),
+    [
+        ("<think>Nine.</think>\n\nSo 3.", "So 3.", {"thought": 1, "unfinished": 0}),
+        ("Nine.</think>So 3.", "So 3.", {"thought": 1, "unfinished": 0}),
+        ("<think>So 3.", "", {"thought": 0, "unfinished": 1}),
+        ("So 3.", "So 3.", {"thought": 0, "unfinished": 0}),
+    ],
+)
+def test_judges_do_not_see_what_was_thought(text: str, shown: str, counted: dict[str, int], tokenizer: Any) -> None:
+    one = questions(item("a", "q"))
+    one.ask(0, tokenizer=tokenizer, prompt=PromptSection(), room=10**6)
+    response = Answer(id="a", sample=0, text=text, num_tokens=4, finish_reason="length")
+    one.take_response("a", response, tokenizer)
+    assert one.answers["a"] == (shown,)
+    assert one.counts == {"answers": 1, "cut_off": 1, **counted}
 
 
 class FirstWins:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -113,15 +114,38 @@ def test_anybodys_file_is_read_by_its_keys(tmp_path: Path) -> None:
     ]
 
 
+def test_marks_and_packing_change_nothing(tmp_path: Path) -> None:
+    text = b'{"question": "caf\xc3\xa9?", "answer": true}\n'
+    found = []
+    for written in (text, b"\xef\xbb\xbf" + text, gzip.compress(text), b"[" + text + b"]"):
+        (tmp_path / "own.jsonl").write_bytes(written)
+        found.append(read_items(tmp_path / "own.jsonl", own_set("mine", question_key="question", answer_key="answer")))
+    assert all(items == found[0] for items in found) and found[0][0].raw_gold == "True"
+
+
+@pytest.mark.parametrize("value", ["null", '""', '["1"]', "{}", "1e999", "NaN", '"\\ud83d"'])
+@pytest.mark.parametrize("key", ["question", "answer", "idx"])
+def test_a_question_or_answer_that_is_no_text_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    if key == "idx" and value == '""':
+        pytest.skip("text as good as any")
+    row = '{"idx": 1, "question": "q", "answer": 1}'.replace(
+        {"idx": "1,", "question": '"q"', "answer": "1}"}[key], value + {"idx": ",", "question": "", "answer": "}"}[key]
+    )
+    (tmp_path / "own.jsonl").write_text(row)
+    with pytest.raises(DataError, match=f"line 1: .*{key}"):
+        read_items(tmp_path / "own.jsonl", own_set("mine", question_key="question", answer_key="answer"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "has no rows"),
-        ('{"question": "q"}\n', "line 1: no field 'answer' among question"),
+        ('{"question": "q"}\n', "line 1: no key 'answer' .there are: question"),
         ('{"question": "q", "answer": "1 #### 2"}\n{"question"', "line 2: not JSON"),
-        ("[1]\n", "line 1: list instead of an object"),
+        ("[1]\n", "item 1: a int, not an object"),
+        ("[1]\n{}\n", "line 1: a list, not an object"),
         ('{"question": "q", "answer": "5"}\n', "line 1: not of the form of gsm8k: 0 marks ####"),
-        ('{"question": " ", "answer": "#### 5"}\n', "line 1: the question is empty"),
+        ('{"question": " ", "answer": "#### 5"}\n', "line 1: 'question' is no text"),
         ('{"question": "q", "answer": 5}\n', "line 1: not of the form of gsm8k"),
         ('{"idx": 1, "question": "q", "answer": "#### 5"}\n' * 2, "line 2: idx 1 stands on an earlier line"),
         ('{"idx": [], "question": "q", "answer": "#### 5"}\n', r"line 1: idx is \[\]"),

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.evaluation.math.benchmark_data import make_item
-from vcrd_ray.evaluation.math.grader import Grade, Grader, Pending, QwenGrader, Verdict, VerifyGrader
-from vcrd_ray.evaluation.math.pool import GradingPool, PoolLimits
+from vcrd_ray.evaluation.math.grader import QwenGrader, VerifyGrader
 from vcrd_ray.evaluation.math.sets import MathItem
+from vcrd_ray.grading.pool import GradingPool, PoolLimits
+from vcrd_ray.grading.protocol import Grade, Grader, Pending, Verdict
 
 pytestmark = pytest.mark.slow
 

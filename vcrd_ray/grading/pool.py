@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import TracebackType
+from typing import Generic
 
 from pebble import ProcessExpired, ProcessPool
 
-from vcrd_ray.evaluation.math.grader import Grade, Grader, Pending, Verdict
-from vcrd_ray.evaluation.math.sets import MathItem
+from vcrd_ray.grading.protocol import Grade, Grader, Item, Pending, Verdict
 
-_PRELOADED = ("sympy", "sympy.parsing.latex._parse_latex_antlr", "latex2sympy2_extended", __name__)
+_PRELOADED = ("sympy", "sympy.parsing.latex._parse_latex_antlr", "latex2sympy2_extended", "math_verify", __name__)
 
 _PATIENCE = 10
 """Wall-clock time that an answer gets, in multiples of its processor time."""
@@ -44,19 +44,19 @@ class PoolLimits:
                 raise ValueError(f"{name} is {getattr(self, name)}; make it positive")
 
 
-class GradingPool:
+class GradingPool(Generic[Item]):
     """Grades with one grader. Processes start when the first reply needs one, and stay until the pool is left.
 
     They import the program's main module, which keeps its entry point under `if __name__ == "__main__"`.
     """
 
-    def __init__(self, grader: Grader, limits: PoolLimits) -> None:
+    def __init__(self, grader: Grader[Item], limits: PoolLimits) -> None:
         self._grader = grader
         self._limits = limits
         self._processes: ProcessPool | None = None
-        self._decided: dict[Pending, Grade] = {}
+        self._decided: dict[Pending[Item], Grade] = {}
 
-    def __enter__(self) -> GradingPool:
+    def __enter__(self) -> GradingPool[Item]:
         return self
 
     def __exit__(
@@ -68,7 +68,7 @@ class GradingPool:
             self._processes.join()
             self._processes = None
 
-    def grade(self, pairs: Iterable[tuple[MathItem, str]]) -> list[Grade]:
+    def grade(self, pairs: Iterable[tuple[Item, str]]) -> list[Grade]:
         """A grade for each pair, in their order. Equal answers to one gold are decided once."""
         settled = [self._grader.settle(item, reply) for item, reply in pairs]
         pending = {found: None for found in settled if isinstance(found, Pending) and found not in self._decided}
@@ -77,7 +77,7 @@ class GradingPool:
             self._decided[found] = _result(future)
         return [self._decided[found] if isinstance(found, Pending) else found for found in settled]
 
-    def _submit(self, pending: Pending) -> Future[Grade]:
+    def _submit(self, pending: Pending[Item]) -> Future[Grade]:
         if self._processes is None:
             self._processes = ProcessPool(
                 max_workers=self._limits.workers,
@@ -111,7 +111,7 @@ def _result(future: Future[Grade]) -> Grade:
         return Grade(verdict=Verdict.CRASHED, prediction=None)
 
 
-def _decide(grader: Grader, pending: Pending, timeout_s: float) -> Grade:
+def _decide(grader: Grader[Item], pending: Pending[Item], timeout_s: float) -> Grade:
     # Nothing handles the signal, so it kills: Python's own handlers run between two of its instructions, and one power of
     # two numbers may take a day.
     signal.setitimer(signal.ITIMER_PROF, timeout_s)
@@ -121,7 +121,7 @@ def _decide(grader: Grader, pending: Pending, timeout_s: float) -> Grade:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _prepare(grader: Grader, memory_mib: int) -> None:
+def _prepare(grader: Grader[Item], memory_mib: int) -> None:
     """In a new worker: load what grading needs, then take the limits on."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
