@@ -50,7 +50,7 @@ def run(config: Config, *, label: str) -> Accuracy:
         result = directory.path / "result.json"
         if result.exists():
             return Accuracy(**{k: v for k, v in json.loads(result.read_text()).items() if k in Accuracy.model_fields})
-        check(resolved)
+        check_evaluated(resolved)  # the problems and their golds are read here, and refused where they are
         tokenizer = load_tokenizer(resolve_model(model))
         problems, bad_rows = read_problems(config.evaluate.prompts, config.world)
         # Prompts that leave no room for an answer cannot be passed over in an evaluation: they count as wrong.

@@ -43,11 +43,6 @@ class GradingFigures(BaseModel):
     thinking: Thinking = None
     """The marks that were looked for."""
 
-    @property
-    def share_cut_off(self) -> float:
-        """Of all responses."""
-        return self.cut_off / self.responses if self.responses else 0.0
-
 
 def grading_figures(
     checked: Iterable[Checked], grader: ResponseGrader | None, *, because: str | None = None, thinking: Thinking = None

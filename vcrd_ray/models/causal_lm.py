@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from vcrd_ray.errors import ModelError
 from vcrd_ray.models.imports import hidden
 from vcrd_ray.models.output_head import ROUNDING, check_plain_head
-from vcrd_ray.models.weight_files import first_line, read_header, read_json, weight_files
+from vcrd_ray.models.weight_files import TensorHeader, first_line, read_header, read_json, weight_files
 
 with hidden("sklearn"):
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
@@ -74,9 +74,18 @@ def check_checkpoint(directory: Path, *, plain_head: bool, by_transformers: bool
     headers = [read_header(file) for file in weight_files(directory)]
     # The names of quantised weights are those of their format.
     if getattr(config, "quantization_config", None) is None:
-        tensors = {n: torch.empty(tensor.shape, device="meta") for header in headers for n, tensor in header.items()}
-        check_loading(directory, _report(directory, config, tensors))
+        check_loading(directory, _report(directory, config, headers))
     check_architecture(directory, config, plain_head=plain_head)
+
+
+def not_its_own(directory: Path) -> set[str]:
+    """Tensors that a checkpoint lacks, has too many of or has in another shape, by what the headers of its files say.
+
+    Raises:
+        ModelError: it makes no causal language model.
+    """
+    report = _report(directory, read_causal_config(directory), [read_header(file) for file in weight_files(directory)])
+    return {*report["missing_keys"], *report["unexpected_keys"], *(name for name, *_ in report["mismatched_keys"])}
 
 
 def check_architecture(directory: Path, config: Any, *, plain_head: bool) -> None:
@@ -198,8 +207,9 @@ def _encoder(name: object) -> ModelError:
     )
 
 
-def _report(directory: Path, config: Any, tensors: dict[str, torch.Tensor]) -> Mapping[str, Any]:
-    """What transformers would say of loading these tensors, which have no content."""
+def _report(directory: Path, config: Any, headers: Sequence[Mapping[str, TensorHeader]]) -> Mapping[str, Any]:
+    """What transformers would say of loading the tensors of these files."""
+    tensors = {n: torch.empty(tensor.shape, device="meta") for header in headers for n, tensor in header.items()}
     try:
         with _silent(), torch.random.fork_rng(devices=[]):
             _, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(

@@ -6,12 +6,12 @@ transformers obeys and vLLM reads in part. What a run samples with is what its o
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vcrd_ray.errors import ModelError
+from vcrd_ray.models.weight_files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ def stop_ids(directory: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
     file = directory / FILE
     if not file.is_file():
         file = directory / "config.json"
-    named = _read(file).get("eos_token_id")
+    named = read_json(file).get("eos_token_id")
     ids = named if isinstance(named, list) else [] if named is None else [named]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise ModelError(
@@ -57,13 +57,3 @@ def copy(source: Path, target: Path) -> None:
     (target / FILE).unlink(missing_ok=True)
     if (source / FILE).is_file():
         shutil.copyfile(source / FILE, target / FILE)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read ({error}); download it again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{file}: holds no JSON object; download it again")
-    return found

@@ -15,6 +15,7 @@ from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import CheckpointError, ModelError, NotFiniteError
 from vcrd_ray.models import generation_config
 from vcrd_ray.models.batching import ResponseBatch
+from vcrd_ray.models.causal_lm import not_its_own
 from vcrd_ray.models.checkpoint_files import load_causal_lm, load_tokenizer, resolve_model
 from vcrd_ray.models.finite import first_not_finite
 from vcrd_ray.models.imports import hidden
@@ -214,20 +215,9 @@ def _say_dtype(directory: Path, dtype: torch.dtype) -> None:
 
 def _check_loads(directory: Path, base: Path) -> None:
     """Refuse a written model with other tensors than its configuration asks for, but for what its base lacks or has too."""
-    wrong = sorted(_not_its_own(directory) - _not_its_own(base))
+    wrong = sorted(not_its_own(directory) - not_its_own(base))
     if wrong:
         raise CheckpointError(
             f"{directory}: {len(wrong)} tensors are missing or foreign in what was written, first {wrong[0]}; this architecture"
             " cannot be exported: train another student, or report it"
         )
-
-
-def _not_its_own(directory: Path) -> set[str]:
-    """Tensors that a checkpoint lacks or has too many of. Names and shapes alone are read."""
-    with hidden("sklearn"):
-        from transformers import AutoModelForCausalLM
-
-    _, found = AutoModelForCausalLM.from_pretrained(
-        str(directory), device_map="meta", use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
-    return {*found["missing_keys"], *found["unexpected_keys"]}

@@ -131,12 +131,15 @@ def read_json(file: Path) -> dict[str, Any]:
     """An object in a file of a checkpoint.
 
     Raises:
-        ModelError: something else is in it.
+        ModelError: it cannot be read, or something else is in it.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error}); download it again") from error
     except ValueError as error:
-        raise ModelError(f"{file}: it {disguise(file) or f'is no JSON ({error})'}; download it again") from None
+        what = disguise(file) or f"is no JSON ({error})"
+        raise ModelError(f"{file}: cannot be read: it {what}; download it again") from None
     if not isinstance(content, dict):
         raise ModelError(f"{file}: it holds no JSON object; download it again")
     return content

@@ -98,14 +98,15 @@ class CheckpointManager:
         same = store.read(f"{path.name}/{RECORD}") == read_text(path / RECORD)
         # Each node writes the parts of its own ranks, and these may run elsewhere now.
         all_here = all((path / name).is_file() for name in store.within(path.name).files())
-        if not same or not all_here or damage(path, _number(path), slice(None)):
-            with written_aside(path, one_writer=True) as temporary:
-                store.pull(path.name, temporary)
+        if same and all_here and damage(path, _number(path), slice(None)) is None:
+            return None
+        with written_aside(path, one_writer=True) as temporary:
+            store.pull(path.name, temporary)
         return damage(path, _number(path), slice(None))
 
     def complete(self) -> list[int]:
         """The next update of every checkpoint here that a run can go on from."""
-        return [int(p.name.removeprefix("update-")) for p in _complete(self.local)]
+        return [*map(_number, _complete(self.local))]
 
     def save(self, record: CheckpointRecord, *, write: Callable[[Path], None]) -> Path:
         """Write one checkpoint with all ranks; the ones before it are touched only once it is complete. Where it is.

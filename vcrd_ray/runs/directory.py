@@ -22,6 +22,7 @@ import yaml
 from vcrd_ray.config import Config
 from vcrd_ray.config.base import keys
 from vcrd_ray.config.run import Resume
+from vcrd_ray.config.yaml_files import read_yaml
 from vcrd_ray.errors import RunDirectoryError
 from vcrd_ray.runs.files import read_text, write_json, write_text
 from vcrd_ray.runs.lease import RunLease
@@ -97,7 +98,7 @@ class RunDirectory:
         resolved = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
         file = self.path / "config.yaml"
         if file.exists() and not {entry.name for entry in self.path.iterdir()} <= _WRITTEN_HERE:
-            earlier = yaml.safe_load(file.read_text(encoding="utf-8"))
+            earlier = read_yaml(file)
             changed = _differences(earlier, resolved, Config().model_dump(mode="json"))
             if changed:
                 raise RunDirectoryError(
