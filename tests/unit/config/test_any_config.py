@@ -7,24 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.cli import load_config
 from jobs.mistakes import all_keys
+from tests.unit.fuzzing import bounded
 from vcrd_ray.config import Config
 from vcrd_ray.config.methods import METHODS, with_method
 from vcrd_ray.errors import ConfigError
 
-# Each command line builds the whole parser: few of them. What fails is shown as it was found, not made small.
-_FEW = settings(
-    max_examples=12,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-)
-_MANY = settings(_FEW, max_examples=150)
+# Each command line builds the whole parser: few of them.
+_FEW, _MANY = bounded(12), bounded(150)
 
 _KEYS = st.one_of(st.sampled_from(all_keys()), st.text(max_size=5))
 _TYPES = st.sampled_from(

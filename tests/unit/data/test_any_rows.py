@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.fuzzing import bounded
 from vcrd_ray.config.data import JsonlPrompts
 from vcrd_ray.config.world import WorldConfig
 from vcrd_ray.data.problems import make_examples, read_problems, tokenize_prompts, write_rejects
@@ -25,13 +26,7 @@ from vcrd_ray.evaluation.math import sets as math_sets
 from vcrd_ray.evaluation.processbench import read_processbench
 from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 
-_MANY = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-)
+_MANY = bounded(60)
 
 _WORDS = (
     "question answer m role content from value prompt idx id turns choices solution problem steps label question_id task_id"
@@ -120,7 +115,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@settings(_MANY, max_examples=200)
+@bounded(200)
 @given(_FILES, st.sampled_from(sorted(READERS)))
 def test_any_benchmark_file_is_read_or_refused(content: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

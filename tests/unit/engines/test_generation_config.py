@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from jobs.hosted import HostedEngine
 from tests.conftest import TEACHER
+from tests.unit.models.families import edit_json
 from vcrd_ray.config.data import SamplingSection
 from vcrd_ray.config.models import LoraSection, StudentSection, TeacherSection, VllmSection
 from vcrd_ray.engines.hf import HFEngine
@@ -57,8 +57,7 @@ UNSAVEABLE: list[dict[str, Any]] = [
 
 def copy_with(folder: Path, name: str, changes: dict[str, Any], *, file: str = "generation_config.json") -> Path:
     shutil.copytree(resolve_model(name), folder)
-    given = json.loads((folder / file).read_text()) | changes
-    (folder / file).write_text(json.dumps(given))
+    edit_json(folder / file, **changes)
     return folder
 
 

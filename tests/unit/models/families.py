@@ -66,16 +66,17 @@ ENCODERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def write_model(directory: Path, config: Any, *, seed: int = 0, spread: float = 0.2) -> Path:
-    """A random causal language model of a config."""
+def write_model(directory: Path, config: Any, *, seed: int = 0, spread: float | None = 0.2) -> Path:
+    """A random causal language model of a config; without `spread` as transformers begins it."""
     torch.manual_seed(seed)
     model = hf.AutoModelForCausalLM.from_config(config).float()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, spread)
-            elif "bias" in name:
-                parameter.normal_()
+    if spread is not None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, spread)
+                elif "bias" in name:
+                    parameter.normal_()
     model.save_pretrained(directory)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(resolve_model("tiny:teacher") / file, directory / file)

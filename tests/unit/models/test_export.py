@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.conftest import STUDENT
+from tests.unit.models.families import write_model
 from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import CheckpointError, ModelError
-from vcrd_ray.models.checkpoint_files import load_causal_lm, resolve_model
+from vcrd_ray.models.checkpoint_files import load_causal_lm
 from vcrd_ray.models.merging import plain_name
 from vcrd_ray.models.student import Student, _check_loads
 
@@ -57,12 +57,7 @@ EXPERTS_ADAPTED = ("qwen3_moe", "mixtral", "qwen3_next")
 
 
 def checkpoint(directory: Path, architecture: str) -> Path:
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]()).float()
-    model.save_pretrained(directory)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(resolve_model(STUDENT) / file, directory / file)
-    return directory
+    return write_model(directory, ARCHITECTURES[architecture](), spread=None)
 
 
 def trained(path: Path | str, *, dropout: float = 0.0, **section: Any) -> Student:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING
 
+from tests.unit.models.families import write_model
 from vcrd_ray.config.models import LoraSection, StudentSection
 from vcrd_ray.errors import ModelError
-from vcrd_ray.models.checkpoint_files import load_tokenizer, resolve_model
 from vcrd_ray.models.student import Student
 from vcrd_ray.training.sft import check_packing
 
-TINY = resolve_model("tiny:student-base")
 SIZES: dict[str, Any] = {
+    "vocab_size": 343,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -55,18 +54,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
 
 
 def student_of(kind: str, settings: dict[str, Any], folder: Path, *, lora: LoraSection | None) -> Student:
-    tokenizer = load_tokenizer(TINY)
-    config = CONFIG_MAPPING[kind](**{**SIZES, **settings, "vocab_size": len(tokenizer)})
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).float()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.2)
-    model.save_pretrained(folder)
-    for file in TINY.iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
+    write_model(folder, CONFIG_MAPPING[kind](**{**SIZES, **settings}))
     section = StudentSection.model_validate({"path": str(folder)})
     return Student(section, lora=lora, train_head=False, device=torch.device("cpu"), seed=0)
 
